@@ -1,0 +1,1 @@
+"""autointerp: labels for the latents of sparse autoencoders, and how far to trust them."""

@@ -1,0 +1,88 @@
+"""A run directory: where things lie, who may write, and which steps are finished."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from autointerp.artifacts.dataset import Dataset, shard_path
+from autointerp.artifacts.manifest import Manifest, read_manifest
+from autointerp.artifacts.schemas import DATASETS
+from autointerp.errors import UserError, unknown_name
+
+
+class RunDirectory:
+    """Paths, datasets and manifests of `runs/NAME/`.
+
+    Layout: `run.toml`, `manifests/STEP.json`, `replies.sqlite`, `report/`, `scratch/` (safe to
+    remove when nothing runs) and one folder per dataset.
+    """
+
+    def __init__(self, root: str | Path) -> None:
+        self.root = Path(root)
+
+    @property
+    def scratch(self) -> Path:
+        """Folder of intermediate files."""
+        return self.root / "scratch"
+
+    def folder(self, dataset: str, *parts: str) -> Path:
+        """Folder of a dataset, or of one part of it (as `explanations`, `default`)."""
+        if dataset not in DATASETS:
+            raise unknown_name("dataset", dataset, DATASETS)
+        return self.root.joinpath(dataset, *parts)
+
+    def shard(self, dataset: str, *parts: str, index: int) -> Path:
+        """Path of one shard."""
+        return shard_path(self.folder(dataset, *parts), index)
+
+    def dataset(self, dataset: str, *parts: str) -> Dataset:
+        """A dataset, or one part of it, for reading."""
+        return Dataset(self.folder(dataset, *parts), DATASETS[dataset])
+
+    def manifest(self, step: str) -> Manifest | None:
+        """The manifest of a step; None if it never started."""
+        return read_manifest(self.root, step)
+
+    def steps(self) -> list[str]:
+        """Steps that have a manifest, sorted."""
+        folder = self.root / "manifests"
+        names = sorted(p.stem for p in folder.glob("*.json") if not p.name.startswith("."))
+        steps = []
+        for name in names:
+            manifest = read_manifest(self.root, name)
+            if manifest is not None:
+                steps.append(manifest.step)
+        return steps
+
+    def is_complete(self, step: str) -> bool:
+        """Whether a step is finished and all its shards are there."""
+        manifest = self.manifest(step)
+        return manifest is not None and manifest.status == "complete" and not self.missing_shards(manifest)
+
+    def missing_shards(self, manifest: Manifest) -> list[Path]:
+        """Shards a finished step wrote that are no longer there."""
+        return [
+            path
+            for folder, n_shards in manifest.n_shards.items()
+            for index in range(n_shards)
+            if not (path := shard_path(self.root / folder, index)).exists()
+        ]
+
+    def lock(self) -> FileLock:
+        """Take the right to write, until the returned lock is released or the process ends.
+
+        Raises `UserError` if the directory cannot be written or another process holds it.
+        """
+        try:
+            self.root.mkdir(parents=True, exist_ok=True)
+            lock = FileLock(self.root / ".lock")
+            lock.acquire(timeout=0)
+        except Timeout:
+            raise UserError(
+                f"RUN_DIR: {self.root} is in use by another process; wait for it to end, or choose another RUN_DIR"
+            ) from None
+        except OSError as error:
+            raise UserError(f"RUN_DIR: {self.root} cannot be written: {error.strerror}") from None
+        return lock

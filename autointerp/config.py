@@ -1,0 +1,395 @@
+"""The configuration of a run: one TOML file, one frozen class per section.
+
+`load_config` reads the file, applies `--set section.key=value` overrides and checks every key and
+value; a mistake becomes one `UserError` line naming the key, what was seen and what is accepted.
+Sections of explainers, scorers and models hold the options of plug-ins that register themselves
+elsewhere: they stay plain tables here and are checked against the plug-in's own class with
+`parse_table` before any work starts.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import tomllib
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import UnionType
+from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
+
+import tomli_w
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+
+from autointerp.errors import UserError, nearest
+
+T = TypeVar("T", bound="Section")
+
+Latents = Literal["all"] | Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]]
+"""Which latents: "all", a number (that many, drawn by the run's seed) or a list of ids."""
+
+
+def not_a_result(default: Any, **keywords: Any) -> Any:
+    """A field that changes speed or comfort but not the results: left out of fingerprints."""
+    return Field(default, json_schema_extra={"affects_results": False}, **keywords)
+
+
+class Section(BaseModel):
+    """Base of every configuration table: frozen, keyword-only, unknown keys refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, use_attribute_docstrings=True)
+
+    def fingerprint(self) -> str:
+        """Hex digest of every value that affects results."""
+        return digest(self.result_values())
+
+    def result_values(self) -> dict[str, Any]:
+        """The values that affect results, as plain JSON types."""
+        return {
+            name: getattr(self, name).result_values()
+            if isinstance(getattr(self, name), Section)
+            else self.model_dump(mode="json", include={name})[name]
+            for name, info in type(self).model_fields.items()
+            if _affects_results(info.json_schema_extra)
+        }
+
+
+class SubjectConfig(Section):
+    """`[subject]`: the language model under study."""
+
+    model: str
+    """Hub name, local folder, `.gguf` file, or `package:NAME/FILE` inside an installed package."""
+    backend: Literal["transformer_lens", "huggingface"] = not_a_result("huggingface")
+    """Who runs it: TransformerLens' `TransformerBridge` or plain Hugging Face hooks (same numbers)."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit)."""
+    device: str = not_a_result("auto")
+    """`auto` (a GPU if there is one), `cpu`, `cuda`, `cuda:1`, `mps`."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the model's forward pass."""
+    trust_remote_code: bool = False
+    """Run the Python code of a hub repository. Off unless you trust its author."""
+
+
+class DictionaryConfig(Section):
+    """`[dictionary]`: the SAE, transcoder or other sparse dictionary whose latents are labelled."""
+
+    source: Literal["sae_lens", "sparsify", "neurons", "object"] = "sae_lens"
+    """`sae_lens` (by `release` and `sae_id`, or by `path`), `sparsify` (`path` or hub name in
+    `release`, `sae_id` the hook point's folder), `neurons` (the MLP neurons at `hook_point`) or
+    `object` (`path` is `package.module:function` returning anything with `encode`)."""
+    release: str | None = None
+    """SAELens release or Hugging Face repository."""
+    sae_id: str | None = None
+    """Id of the dictionary inside the release."""
+    path: str | None = None
+    """Local folder of a saved dictionary, or the import path of an `object`."""
+    hook_point: str | None = None
+    """Where the activations are read, as in `blocks.9.hook_resid_post`; by default what the
+    dictionary's own metadata says."""
+    dtype: Literal["float32", "bfloat16", "float16"] = "float32"
+    """Arithmetic of the encoder."""
+
+    @model_validator(mode="after")
+    def _complete(self) -> DictionaryConfig:
+        if self.source == "sae_lens" and not (self.path or (self.release and self.sae_id)):
+            raise ValueError("source 'sae_lens' needs path, or release and sae_id")
+        if self.source == "sparsify" and not (self.path or self.release):
+            raise ValueError("source 'sparsify' needs path or release")
+        if self.source == "neurons" and not self.hook_point:
+            raise ValueError("source 'neurons' needs hook_point, as in 'blocks.9.mlp.hook_post'")
+        if self.source == "object" and not (self.path and self.hook_point):
+            raise ValueError("source 'object' needs path ('package.module:function') and hook_point")
+        return self
+
+
+class CorpusConfig(Section):
+    """`[corpus]`: the text the subject reads."""
+
+    dataset: str
+    """Hub name, or a local Parquet, JSONL, JSON, CSV or text file, folder or glob."""
+    subset: str | None = None
+    """Configuration name of a hub dataset."""
+    split: str = "train"
+    """Split of a hub dataset."""
+    revision: str | None = None
+    """Hub revision of the dataset."""
+    text_column: str = "text"
+    """The column that holds the text."""
+    streaming: bool = not_a_result(True)
+    """Read as it goes instead of downloading the whole dataset first."""
+    test_fraction: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.4
+    """Share of documents kept for scoring; the rest is for explaining. By hash of the text, so
+    equal documents fall on the same side."""
+
+
+class CacheConfig(Section):
+    """`[cache]`: tokens through the subject and the dictionary."""
+
+    n_tokens: Annotated[int, Field(ge=1)] = 10_000_000
+    """How many tokens to read (rounded up to whole contexts); less if the corpus is smaller."""
+    context_size: Annotated[int, Field(ge=2, le=65_535)] | None = None
+    """Tokens per context; by default as the dictionary was trained, else 256."""
+    prepend_bos: bool | None = None
+    """Begin each context with the BOS token; by default as the dictionary was trained."""
+    mask_special: bool = True
+    """Leave out activations on special tokens (BOS, EOS, padding)."""
+    mask_first: bool = True
+    """Leave out activations at the first position of a context, where norms are abnormal."""
+    contexts_per_batch: Annotated[int, Field(ge=1)] = not_a_result(8)
+    """Contexts per forward pass."""
+    contexts_per_shard: Annotated[int, Field(ge=1)] = 512
+    """Contexts per shard of `contexts`: what a killed run loses at most."""
+    rows_per_shard: Annotated[int, Field(ge=1_000)] = 8_000_000
+    """Non-zero activations per shard of `activations`: sets the memory of the transpose."""
+    rare_below_contexts: Annotated[int, Field(ge=1)] = 10
+    """Latents active in fewer contexts than this are marked `rare`."""
+    dense_above: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
+    """Latents active on more than this share of tokens are marked `dense`."""
+    n_top_tokens: Annotated[int, Field(ge=1, le=1_000)] = 20
+    """Length of the lists `top_tokens`, `top_logits` and `bottom_logits`."""
+
+
+class SampleConfig(Section):
+    """`[sample]`: windows of text for explaining (train) and for scoring (test)."""
+
+    window_tokens: Annotated[int, Field(ge=2, le=65_535)] = 32
+    """Tokens per window."""
+    placement: Literal["trigger", "tile"] = "trigger"
+    """`trigger`: the strongest token lies at `trigger_position`; `tile`: fixed tiles of the context."""
+    trigger_position: Annotated[
+        tuple[Annotated[float, Field(ge=0, le=1)], Annotated[float, Field(ge=0, le=1)]], Strict(False)
+    ] = (0.5, 0.9)
+    """Range of the strongest token's place in its window, 0 the first token and 1 the last."""
+    n_train: Annotated[int, Field(ge=1)] = 40
+    """Activating windows per latent for explaining."""
+    n_train_random: Annotated[int, Field(ge=0)] = 20
+    """Windows per latent for explaining in which it is never active."""
+    n_test: Annotated[int, Field(ge=1)] = 50
+    """Activating windows per latent for scoring."""
+    n_test_random: Annotated[int, Field(ge=0)] = 50
+    """Windows per latent for scoring in which it is never active."""
+    train_strategy: Literal["top", "random", "quantiles", "mixed"] = "mixed"
+    """How activating train windows are drawn: the strongest, at random, evenly over activation
+    deciles, or half the strongest and half over deciles."""
+    test_strategy: Literal["top", "random", "quantiles", "mixed"] = "quantiles"
+    """How activating test windows are drawn."""
+
+
+class ExplainConfig(Section):
+    """`[explain]`: which explainers label which latents."""
+
+    explainers: list[str] = Field(["default", "statistics"], min_length=1)
+    """Names of `[explainers.NAME]` sections or of registered explainers."""
+    latents: Latents = "all"
+    """Which latents, unless an explainer's own section says otherwise."""
+    latents_per_shard: Annotated[int, Field(ge=1)] = 256
+    """Latents per shard of `explanations`."""
+    shuffled_control: bool = True
+    """Also give each latent the explanation of another: the control every score is read against."""
+
+
+class ScoreConfig(Section):
+    """`[score]`: which scorers judge the explanations of which latents."""
+
+    scorers: list[str] = Field(["detection", "fuzzing"], min_length=1)
+    """Names of `[scorers.NAME]` sections or of registered scorers."""
+    latents: Latents = "all"
+    """Which latents, unless a scorer's own section says otherwise."""
+    latents_per_shard: Annotated[int, Field(ge=1)] = 64
+    """Latents per shard of `judgements` and `scores`."""
+
+
+class ModelsConfig(Section):
+    """`[models]`: the language models that explain and judge."""
+
+    explainer: dict[str, Any] = Field(default_factory=dict)
+    """`[models.explainer]`: `backend` and its options."""
+    judge: dict[str, Any] = Field(default_factory=dict)
+    """`[models.judge]`: `backend` and its options."""
+    reply_store: str | None = not_a_result(None)
+    """File of stored replies; by default `replies.sqlite` in the run directory. Runs may share one."""
+
+
+class ReportConfig(Section):
+    """`[report]`: the HTML page of the run."""
+
+    n_latents: Annotated[int, Field(ge=1)] = not_a_result(200)
+    """Latents shown in the static page; those with the most explainers and scores come first."""
+    n_windows: Annotated[int, Field(ge=1)] = not_a_result(12)
+    """Windows shown per latent."""
+
+
+class RunConfig(Section):
+    """One run: every section of its TOML file."""
+
+    name: Annotated[str, Field(pattern=r"^[A-Za-z0-9._-]+$")] = "run"
+    """Name of the run; its directory is `runs/NAME` unless said otherwise."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """Seed of every random choice; streams are keyed by (seed, latent)."""
+    subject: SubjectConfig
+    dictionary: DictionaryConfig
+    corpus: CorpusConfig
+    cache: CacheConfig = CacheConfig()
+    sample: SampleConfig = SampleConfig()
+    explain: ExplainConfig = ExplainConfig()
+    explainers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """`[explainers.NAME]`: options of an explainer; key `explainer` when NAME is not its own name."""
+    score: ScoreConfig = ScoreConfig()
+    scorers: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    """`[scorers.NAME]`: options of a scorer; key `scorer` when NAME is not its own name."""
+    models: ModelsConfig = ModelsConfig()
+    report: ReportConfig = ReportConfig()
+
+    def to_toml(self) -> str:
+        """The resolved configuration as TOML (unset options are left out)."""
+        return tomli_w.dumps(self.model_dump(mode="json", exclude_none=True))
+
+
+def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
+    """Read a run's TOML file and apply overrides of the form `section.key=value`.
+
+    Raises `UserError` for an unreadable file, bad TOML, unknown keys and impossible values.
+    """
+    path = Path(path)
+    try:
+        table = tomllib.loads(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        near = [str(p) for p in sorted(Path("pipelines").glob("*.toml"))]
+        raise UserError(f"RUN: no file {str(path)!r}; recipes here: {', '.join(near) or 'none'}") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise UserError(f"RUN: cannot read {str(path)!r}: {error}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise UserError(f"RUN: {path} is not valid TOML: {error}") from None
+    for override in overrides:
+        _apply_override(table, override)
+    return parse_table(RunConfig, table)
+
+
+def parse_table(cls: type[T], table: Mapping[str, Any], where: str = "") -> T:
+    """Check a plain table against a `Section` class; the first mistake becomes a `UserError`.
+
+    `where` is the dotted name of the table, used in the message.
+    """
+    try:
+        return cls.model_validate(dict(table))
+    except ValidationError as error:
+        raise UserError(_explain(cls, error, where)) from None
+
+
+def digest(value: Any) -> str:
+    """Hex digest (16 characters) of a JSON-serialisable value; key order does not matter."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+
+
+def _affects_results(extra: Any) -> bool:
+    return not (isinstance(extra, dict) and extra.get("affects_results") is False)
+
+
+def _apply_override(table: dict[str, Any], override: str) -> None:
+    key, equals, text = override.partition("=")
+    key = key.strip()
+    if not equals or not key or not all(part for part in key.split(".")):
+        raise UserError(
+            f"--set: seen {override!r}; accepted: section.key=value, as in cache.n_tokens=1_000_000"
+        )
+    try:
+        value = tomllib.loads(f"value = {text}")["value"]
+    except tomllib.TOMLDecodeError:
+        value = text.strip()
+    *parents, last = key.split(".")
+    for depth, parent in enumerate(parents):
+        child = table.setdefault(parent, {})
+        if not isinstance(child, dict):
+            raise UserError(
+                f"--set: {'.'.join(parents[: depth + 1])} is a value, not a section (seen {override!r})"
+            )
+        table = child
+    table[last] = value
+
+
+def _explain(cls: type[Section], error: ValidationError, where: str) -> str:
+    first = error.errors(include_url=False)[0]
+    location = [str(part) for part in first["loc"]]
+    kind, seen = first["type"], first.get("input")
+    if kind == "extra_forbidden":
+        section = _section_at(cls, location[:-1])
+        names = list(section.model_fields) if section else []
+        close = nearest(location[-1], names, n=1)
+        hint = f"did you mean {close[0]!r}? " if close else ""
+        key = _dotted(where, location)
+        return f"{key}: unknown key (seen {seen!r}); {hint}accepted here: {', '.join(names)}"
+    if kind == "missing":
+        return f"{_dotted(where, location)}: missing, and it has no default; {_accepted(cls, location)}"
+    if kind == "value_error":
+        return f"{_dotted(where, location) or cls.__name__}: {first['ctx']['error']!s}"
+    location = _field_location(cls, location)
+    shown = repr(seen) if not isinstance(seen, dict) else "a table"
+    return f"{_dotted(where, location)}: seen {shown}; {_accepted(cls, location)}"
+
+
+def _dotted(where: str, location: list[str]) -> str:
+    return ".".join(part for part in [where, *location] if part)
+
+
+def _section_at(cls: type[Section], location: list[str]) -> type[Section] | None:
+    current: type[Section] | None = cls
+    for part in location:
+        info = current.model_fields.get(part) if current else None
+        annotation = info.annotation if info else None
+        current = annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+    return current
+
+
+def _field_location(cls: type[Section], location: list[str]) -> list[str]:
+    """The part of a pydantic location that names keys, without its branches of unions."""
+    kept: list[str] = []
+    for part in location:
+        section = _section_at(cls, kept)
+        if section is None or part not in section.model_fields:
+            break
+        kept.append(part)
+    return kept or location
+
+
+def _accepted(cls: type[Section], location: list[str]) -> str:
+    section = _section_at(cls, location[:-1])
+    info = section.model_fields.get(location[-1]) if section else None
+    if info is None:
+        return "accepted: see the documentation of this section"
+    return f"accepted: {describe_type(info.annotation, info.metadata)}"
+
+
+def describe_type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
+    """A type annotation in words a user reads, with its bounds."""
+    bounds = [
+        f"{sign} {getattr(item, attribute)}"
+        for item in metadata
+        for attribute, sign in (
+            ("ge", ">="),
+            ("gt", ">"),
+            ("le", "<="),
+            ("lt", "<"),
+            ("min_length", "at least"),
+        )
+        if getattr(item, attribute, None) is not None
+    ]
+    patterns = [str(item.pattern) for item in metadata if getattr(item, "pattern", None)]
+    origin, arguments = get_origin(annotation), get_args(annotation)
+    if origin is Annotated:
+        inner_metadata = [m for a in arguments[1:] for m in (getattr(a, "metadata", None) or [a])]
+        return describe_type(arguments[0], [*inner_metadata, *metadata])
+    if origin in (Union, UnionType):
+        return " or ".join(describe_type(a, metadata) for a in arguments if a is not type(None))
+    if origin is Literal:
+        return "one of " + ", ".join(repr(a) for a in arguments) if len(arguments) > 1 else repr(arguments[0])
+    if origin is list:
+        return f"a list of {describe_type(arguments[0])}" + (f" ({', '.join(bounds)})" if bounds else "")
+    if origin is tuple:
+        return "a list [" + ", ".join(describe_type(a) for a in arguments) + "]"
+    words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table"}
+    if isinstance(annotation, type) and issubclass(annotation, Section):
+        return "a table"
+    name = words.get(origin or annotation, getattr(annotation, "__name__", str(annotation)))
+    suffix = f" {' and '.join(bounds)}" if bounds else ""
+    return f"{name}{suffix}" + (f" matching {patterns[0]}" if patterns else "")

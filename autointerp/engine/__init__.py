@@ -1,0 +1,1 @@
+"""Who runs the shards of a stage, and the bookkeeping around them."""

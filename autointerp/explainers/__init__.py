@@ -1,0 +1,1 @@
+"""Windows to explanations: one file per explainer, a registry by name."""

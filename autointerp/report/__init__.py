@@ -1,0 +1,1 @@
+"""What people look at: the terminal's summary and the HTML page."""

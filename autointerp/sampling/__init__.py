@@ -1,0 +1,1 @@
+"""Activations to windows of text: splits, strategies, deciles, negatives; and windows as text."""

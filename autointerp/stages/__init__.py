@@ -1,0 +1,1 @@
+"""The stages: read datasets, call the rooms below, write datasets, nothing else."""

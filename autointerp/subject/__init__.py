@@ -1,0 +1,1 @@
+"""The network under study: text to tokens, language model to activations, dictionary to latents."""
