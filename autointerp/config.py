@@ -142,7 +142,7 @@ class CacheConfig(Section):
     rows_per_shard: Annotated[int, Field(ge=1_000)] = 8_000_000
     """Non-zero activations per shard of `activations`: sets the memory of the transpose."""
     rare_below_contexts: Annotated[int, Field(ge=1)] = 10
-    """Latents active in fewer contexts than this are marked `rare`."""
+    """Latents active in fewer contexts than this, in either split, are marked `rare`."""
     dense_above: Annotated[float, Field(gt=0.0, le=1.0)] = 0.2
     """Latents active on more than this share of tokens are marked `dense`."""
     n_top_tokens: Annotated[int, Field(ge=1, le=1_000)] = 20

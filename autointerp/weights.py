@@ -157,6 +157,11 @@ def load_model_config(
     return config
 
 
+def local_fingerprint(name: str) -> str | None:
+    """`fingerprint` of local weights, without importing transformers; None for a hub name."""
+    return None if _local_path(name) is None else fingerprint(name)
+
+
 def fingerprint(name: str, revision: str | None = None) -> str:
     """A stable identity of a model's weights, for manifests; cheap, whatever the size.
 
@@ -175,7 +180,7 @@ def fingerprint(name: str, revision: str | None = None) -> str:
             )
         else:
             files = [path]
-        return f"local:{_hash_files(files)}"
+        return f"local:{hash_files(files)}"
     commit = getattr(load_model_config(name, revision), "_commit_hash", None)
     return f"hub:{name}@{revision or 'main'}#{commit or 'unknown'}"
 
@@ -238,7 +243,7 @@ def _converted(gguf: Path) -> Path:
     Safe against other threads and processes: one converts under a file lock, the others wait;
     a folder appears under its final name only when whole.
     """
-    key = _hash_files([gguf], names=False)[:20]
+    key = hash_files([gguf], names=False)[:20]
     parent = cache_folder() / "models"
     target = parent / f"{gguf.stem}-{key}-v{_CONVERSION_VERSION}"
     if target.is_dir():
@@ -293,11 +298,11 @@ def _convert(gguf: Path, folder: Path) -> None:
     fresh.generation_config = loaded.generation_config
     fresh.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
-    record = {"file": gguf.name, "size_bytes": gguf.stat().st_size, "sha256": _hash_files([gguf])}
+    record = {"file": gguf.name, "size_bytes": gguf.stat().st_size, "sha256": hash_files([gguf])}
     (folder / "source.json").write_text(json.dumps(record, indent=2) + "\n")
 
 
-def _hash_files(files: list[Path], *, names: bool = True) -> str:
+def hash_files(files: list[Path], *, names: bool = True) -> str:
     """SHA-256 (hex) over names (if wanted), sizes, and first and last MiB of files."""
     digest = hashlib.sha256()
     for file in files:

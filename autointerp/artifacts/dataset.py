@@ -118,11 +118,11 @@ class Dataset:
         """One table per shard (shards without any of the asked latents are left out)."""
         wanted = None if latents is None else np.unique(np.fromiter(latents, dtype=np.int64))
         for path in self.shards:
+            if wanted is None:
+                yield read_shard(path, self.spec, columns)
+                continue
             file = _open(path, self.spec)
             try:
-                if wanted is None:
-                    yield file.read(columns=columns)
-                    continue
                 groups = _groups_with(file, wanted)
                 if not groups:
                     continue
@@ -133,6 +133,23 @@ class Dataset:
             table = table.filter(pc.is_in(table.column("latent"), pa.array(wanted, pa.uint32())))
             if table.num_rows:
                 yield table if columns is None else table.select(list(columns))
+
+
+def read_shard(path: Path, spec: DatasetSpec, columns: Sequence[str] | None = None) -> pa.Table:
+    """One shard as a table. Raises `CorruptArtifactError` if it cannot be read."""
+    try:
+        return _open(path, spec).read(columns=columns)
+    except (pa.ArrowException, OSError) as error:
+        raise _corrupt(path, error) from error
+
+
+def read_row_groups_with(path: Path, spec: DatasetSpec, first: int, last: int) -> pa.Table:
+    """The row groups of a shard that may hold latents [first, last), unfiltered."""
+    file = _open(path, spec)
+    try:
+        return file.read_row_groups(_groups_with(file, np.arange(first, last)))
+    except (pa.ArrowException, OSError) as error:
+        raise _corrupt(path, error) from error
 
 
 def _groups_with(file: pq.ParquetFile, wanted: np.ndarray) -> list[int]:

@@ -169,7 +169,7 @@ LATENTS = DatasetSpec(
             _column(
                 "status",
                 pa.string(),
-                "`ok`, `dead` (never active), `rare` (active in fewer contexts than `cache.rare_below_contexts`) "
+                "`ok`, `dead` (never active), `rare` (active in fewer than `cache.rare_below_contexts` contexts of the train or of the test split) "
                 "or `dense` (active on more than `cache.dense_above` of tokens).",
             ),
         ]

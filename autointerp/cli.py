@@ -1,0 +1,149 @@
+"""The command line: one thin command per stage."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from autointerp.errors import UserError
+
+app = typer.Typer(
+    name="autointerp",
+    help="Label every latent of a sparse dictionary and say how far each label can be trusted.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+
+RunFile = Annotated[
+    Path, typer.Argument(metavar="RUN", help="The run's TOML file, as in pipelines/demo.toml.")
+]
+RunDir = Annotated[
+    Path | None,
+    typer.Option("--run-dir", help="Where results go; by default runs/NAME with NAME from the file."),
+]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option("--set", metavar="KEY=VALUE", help="Override a setting, as in cache.n_tokens=1_000_000."),
+]
+Rebuild = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--rebuild", metavar="STAGE", help="Discard a stage's results if they were made otherwise (or `all`)."
+    ),
+]
+
+
+@app.command()
+def cache(run: RunFile, run_dir: RunDir = None, set_: Overrides = None, rebuild: Rebuild = None) -> None:
+    """Read text through the subject and the dictionary; keep every non-zero activation."""
+    _carry_out(run, run_dir, set_, rebuild, ["cache"])
+
+
+@app.command()
+def sample(run: RunFile, run_dir: RunDir = None, set_: Overrides = None, rebuild: Rebuild = None) -> None:
+    """Choose windows of text for explaining and, from other documents, for scoring."""
+    _carry_out(run, run_dir, set_, rebuild, ["sample"])
+
+
+@app.command()
+def explain(run: RunFile, run_dir: RunDir = None, set_: Overrides = None, rebuild: Rebuild = None) -> None:
+    """Propose an explanation per latent with each explainer, and the shuffled controls."""
+    _carry_out(run, run_dir, set_, rebuild, ["explain"])
+
+
+@app.command()
+def score(run: RunFile, run_dir: RunDir = None, set_: Overrides = None, rebuild: Rebuild = None) -> None:
+    """Judge every explanation and its control with each scorer; print the table, write the report."""
+    root = _carry_out(run, run_dir, set_, rebuild, ["score"])
+    _finish(root)
+
+
+@app.command(name="run")
+def run_all(run: RunFile, run_dir: RunDir = None, set_: Overrides = None, rebuild: Rebuild = None) -> None:
+    """All stages: cache, sample, explain, score."""
+    root = _carry_out(run, run_dir, set_, rebuild, ["cache", "sample", "explain", "score"])
+    _finish(root)
+
+
+@app.command()
+def check(run: RunFile, set_: Overrides = None) -> None:
+    """Check a run's TOML file, its plug-ins' options and what they need of the models; run nothing."""
+    from autointerp.config import load_config
+    from autointerp.engine.pipeline import all_steps
+    from autointerp.stages.plugins import Models
+
+    config = load_config(run, set_ or [])
+    for step in all_steps(config, Models(config)):
+        typer.echo(step.name)
+
+
+@app.command()
+def report(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, as in runs/demo.")],
+) -> None:
+    """Print a run's table and write its HTML page again."""
+    _finish(run_dir)
+
+
+@app.command()
+def reference(
+    what: Annotated[str, typer.Argument(help="`artifacts` or `configuration`.")],
+) -> None:
+    """Print a reference page of the documentation, in Markdown, generated from the code."""
+    from autointerp.errors import unknown_name
+    from autointerp.report.reference import PAGES
+
+    if what not in PAGES:
+        raise unknown_name("WHAT", what, PAGES)
+    typer.echo(PAGES[what](), nl=False)
+
+
+def _carry_out(
+    run_file: Path,
+    run_dir: Path | None,
+    overrides: list[str] | None,
+    rebuild: list[str] | None,
+    stages: list[str],
+) -> Path:
+    from autointerp.artifacts import RunDirectory
+    from autointerp.config import load_config
+    from autointerp.engine.pipeline import STAGES, run_stages
+    from autointerp.errors import unknown_name
+
+    config = load_config(run_file, overrides or [])
+    for name in rebuild or []:
+        if name.split("/")[0] not in (*STAGES, "all"):
+            raise unknown_name("--rebuild", name, (*STAGES, "all"))
+    root = run_dir or Path("runs") / config.name
+    run_stages(config, RunDirectory(root), stages, rebuild=rebuild or [])
+    return root
+
+
+def _finish(root: Path) -> None:
+    from autointerp.report.finish import finish
+
+    finish(root)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one line and exit code 2, without a traceback."""
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "openai", "httpcore", "transformers", "datasets", "filelock", "urllib3"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app()
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
+        sys.exit(130)
+
+
+if __name__ == "__main__":
+    main()

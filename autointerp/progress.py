@@ -1,0 +1,105 @@
+"""Progress of long work: a bar with rate and time left on a terminal, plain lines elsewhere."""
+
+from __future__ import annotations
+
+import sys
+import time
+from types import TracebackType
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    Task,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.text import Text
+
+SECONDS_BETWEEN_LINES = 10.0
+"""How often a plain line is printed when standard error is not a terminal."""
+
+
+class Tracker:
+    """Counts units of work and shows them; use as a context manager.
+
+    `total` None: unknown, no time left is shown. Work found done already is reported by
+    `skip`, so that the rate counts only what this session did.
+    """
+
+    def __init__(self, what: str, total: int | None, unit: str) -> None:
+        self.what, self.total, self.unit = what, total, unit
+        self.done = 0
+        self._skipped = 0
+        self._started = self._last_line = time.monotonic()
+        self._console = Console(stderr=True)
+        self._bar: Progress | None = None
+
+    def __enter__(self) -> Tracker:
+        self._started = self._last_line = time.monotonic()
+        if self._console.is_terminal:
+            self._bar = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                _Rate(self),
+                TimeRemainingColumn(compact=True),
+                console=self._console,
+            )
+            self._bar.start()
+            self._task = self._bar.add_task(self.what, total=self.total)
+        return self
+
+    def advance(self, n: int = 1) -> None:
+        """`n` more units were done."""
+        self.done += n
+        if self._bar is not None:
+            self._bar.advance(self._task, n)
+        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+            self._last_line = time.monotonic()
+            print(self.line(), file=sys.stderr, flush=True)
+
+    def skip(self, n: int) -> None:
+        """`n` units were found done by an earlier session."""
+        self._skipped += n
+        self.done += n
+        if self._bar is not None:
+            self._bar.advance(self._task, n)
+
+    @property
+    def rate(self) -> float:
+        """Units per second of this session."""
+        return (self.done - self._skipped) / max(time.monotonic() - self._started, 1e-9)
+
+    def line(self) -> str:
+        """The state as one plain line."""
+        text = f"{self.what}: {self.done:,}"
+        if self.total:
+            text += f" of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
+        else:
+            text += f" {self.unit}"
+        text += f", {self.rate:,.1f} {self.unit}/s"
+        if self.total and self.rate > 0:
+            left = max(self.total - self.done, 0) / self.rate
+            text += f", {int(left // 60)}:{int(left % 60):02d} left"
+        return text
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._bar is not None:
+            self._bar.stop()
+        elif kind is None:
+            seconds = time.monotonic() - self._started
+            print(f"{self.what}: {self.done:,} {self.unit} in {seconds:.1f} s", file=sys.stderr, flush=True)
+
+
+class _Rate(ProgressColumn):
+    def __init__(self, tracker: Tracker) -> None:
+        super().__init__()
+        self.tracker = tracker
+
+    def render(self, task: Task) -> Text:
+        return Text(f"{self.tracker.rate:,.1f} {self.tracker.unit}/s", style="cyan")

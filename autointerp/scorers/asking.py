@@ -1,0 +1,116 @@
+"""From requests to judged items: one call of the judge for a whole batch of explanations."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from autointerp.llm.types import LanguageModel, Reply, Request, Usage
+from autointerp.scorers.base import Item, Judged, Judgement
+from autointerp.scorers.metrics import classification, headline
+
+_MAX_REASON_CHARACTERS = 200
+
+
+@dataclass(frozen=True, kw_only=True)
+class Plan:
+    """What is to be asked about one item, and how its judgements are read from the replies."""
+
+    requests: Sequence[Request]
+    read: Callable[[Sequence[Reply], Sequence[str]], list[Judgement]]
+    """From replies and hashes of the requests, in their order."""
+
+
+def carry_out(plans: Sequence[Plan], model: LanguageModel) -> list[tuple[list[Judgement], Usage]]:
+    """Ask everything at once, equal requests once, and read each plan's judgements.
+
+    The usage of a plan is that of all its own requests, shared or stored ones included: what the
+    item would cost alone. A request that several items share is counted for each of them.
+    """
+    keys = [[request.key(model.identity) for request in plan.requests] for plan in plans]
+    distinct = {
+        key: request
+        for plan, plan_keys in zip(plans, keys, strict=True)
+        for key, request in zip(plan_keys, plan.requests, strict=True)
+    }
+    replies = dict(zip(distinct, model.complete(list(distinct.values())), strict=True))
+    results = []
+    for plan, plan_keys in zip(plans, keys, strict=True):
+        judgements = plan.read([replies[key] for key in plan_keys], plan_keys)
+        usage = total_usage([replies[key] for key in dict.fromkeys(plan_keys)])
+        results.append((sorted(judgements, key=lambda j: (j.example, j.kind)), usage))
+    return results
+
+
+def total_usage(replies: Sequence[Reply]) -> Usage:
+    """Sum over replies; a field that an answered request leaves unknown is unknown in the sum."""
+
+    def total(name: str) -> Any:
+        values = [getattr(reply.usage, name) for reply in replies if reply.ok]
+        values += [v for r in replies if not r.ok and (v := getattr(r.usage, name)) is not None]
+        return None if not values or None in values else sum(values)
+
+    return Usage(
+        prompt_tokens=total("prompt_tokens"),
+        completion_tokens=total("completion_tokens"),
+        cached_tokens=total("cached_tokens"),
+        cost_usd=total("cost_usd"),
+        seconds=total("seconds"),
+    )
+
+
+def error_reason(reply: Reply) -> str:
+    """Why a request got no answer, short enough for a column."""
+    message = " ".join((reply.error_message or "").split())
+    return f"{reply.error}: {message}".rstrip(": ")[:_MAX_REASON_CHARACTERS]
+
+
+def failure(judgements: Sequence[Judgement], metric: str) -> str:
+    """Why a headline number is undefined, from the judgements it was to be computed from."""
+    if not judgements:
+        return "no test windows to judge"
+    if not any(j.status == "ok" for j in judgements):
+        first = next((j.reason for j in judgements if j.reason), "no reason given")
+        return f"no item was judged; first: {first}"
+    return f"{metric} undefined: the judged items are of one class only"
+
+
+def classified(
+    item: Item,
+    judgements: Sequence[Judgement],
+    metric: str,
+    usage: Usage,
+    details: Mapping[str, Any],
+) -> Judged:
+    """The `Judged` of a scorer that says yes or no."""
+    interval = headline(metric, judgements)
+    status = {"status": "ok"} if interval.value is not None else {
+        "status": "failed",
+        "reason": failure(judgements, metric),
+    }  # fmt: skip
+    score = {
+        "metric": metric,
+        "value": interval.value,
+        "ci_low": interval.low,
+        "ci_high": interval.high,
+        "chance": 0.5,
+        **status,
+        **classification(judgements),
+    }
+    return Judged(item=item, judgements=judgements, score=score, usage=usage, details=details)
+
+
+def unexplained(item: Item, metric: str, chance: float | None) -> Judged:
+    """The `Judged` of an item whose explanation is empty: nothing is asked."""
+    score = {
+        "metric": metric,
+        "value": None,
+        "chance": chance,
+        "status": "unexplained",
+        "reason": "the explanation is empty",
+        "n_examples": 0,
+        "n_unparsed": 0,
+        "n_error": 0,
+    }
+    return Judged(item=item, judgements=(), score=score)

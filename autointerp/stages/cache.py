@@ -1,0 +1,317 @@
+"""Stage `cache`: text through the subject and the dictionary to sparse activations by latent.
+
+First half: contexts are read shard by shard, and each shard leaves its contexts and its non-zero
+activations. Second half: the activations are put in the order of the latents (see
+`autointerp.artifacts.transpose`) and summed up into `latents` and `vocabulary`.
+"""
+
+from __future__ import annotations
+
+import itertools
+import shutil
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+from numpy.typing import NDArray
+
+from autointerp.artifacts import DATASETS, RunDirectory, write_shard
+from autointerp.artifacts.dataset import Dataset, check_shard, shard_path
+from autointerp.artifacts.transpose import (
+    INTERMEDIATE,
+    count_by_latent,
+    gather,
+    plan_ranges,
+    write_intermediate,
+)
+from autointerp.config import CorpusConfig, RunConfig, digest
+from autointerp.errors import UserError
+from autointerp.progress import Tracker
+from autointerp.stages.step import Step, StepResult
+
+VERSION = 1
+MAX_CONTEXTS = 2**32
+
+
+def steps(config: RunConfig) -> list[Step]:
+    """The stage's single step."""
+
+    def work(run: RunDirectory) -> StepResult:
+        return cache(config, run)
+
+    return [
+        Step(
+            name="cache",
+            version=VERSION,
+            config={
+                "seed": config.seed,
+                "subject": {**config.subject.result_values(), "weights": _model_files(config)},
+                "dictionary": {**config.dictionary.result_values(), "files": _files(config.dictionary.path)},
+                "corpus": {**config.corpus.result_values(), "files": _corpus_files(config.corpus)},
+                "cache": config.cache.result_values(),
+            },
+            inputs=(),
+            folders=("contexts", "activations", "latents", "vocabulary", "scratch/cache"),
+            work=work,
+            cleanup=lambda run: shutil.rmtree(run.scratch / "cache", ignore_errors=True),
+        )
+    ]
+
+
+def cache(config: RunConfig, run: RunDirectory) -> StepResult:
+    """Write `contexts`, `activations`, `latents` and `vocabulary`; shards that exist are kept."""
+    # Heavy libraries are loaded when work begins, not when the configuration is checked.
+    from autointerp.subject.dictionary import open_dictionary
+    from autointerp.subject.model import open_subject
+    from autointerp.subject.tokenise import Tokenisation
+
+    dictionary = open_dictionary(config.dictionary, config.subject)
+    subject = open_subject(config.subject)
+    subject.check_hook_points([dictionary.hook_point])
+    tokenisation = Tokenisation.resolve(config.cache, dictionary.metadata, subject.tokenizer)
+    reader = _Reader(config, subject, dictionary, tokenisation, run)
+    n_shards = reader.read()
+    counts = count_by_latent(reader.intermediate, dictionary.n_latents)
+    if not counts.any():
+        raise UserError(
+            f"dictionary: no latent is active at {dictionary.hook_point!r} on any of the tokens read; is this "
+            "dictionary of this model and hook point?"
+        )
+    positions = _Positions.of(run, reader.is_masked)
+    n_latent_shards = _transpose(config, run, reader, counts, positions)
+    _write_vocabulary(run, subject, positions.token_counts)
+    status = pc.value_counts(run.dataset("latents").read(columns=["status"]).column("status")).to_pylist()
+    n_contexts = len(positions.is_test)
+    return StepResult(
+        n_shards={
+            "contexts": n_shards,
+            "activations": n_latent_shards,
+            "latents": n_latent_shards,
+            "vocabulary": 1,
+        },
+        n_rows={
+            name: run.dataset(name).n_rows for name in ("contexts", "activations", "latents", "vocabulary")
+        },
+        counts={
+            "n_contexts": n_contexts,
+            "n_contexts_test": int(positions.is_test.sum()),
+            "n_tokens": n_contexts * tokenisation.context_size,
+            "n_positions": positions.n_positions,
+            "n_positions_masked": n_contexts * tokenisation.context_size - positions.n_positions,
+            "mean_active_latents_per_position": float(counts.sum() / positions.n_positions),
+            "latents_by_status": {row["values"]: row["counts"] for row in status},
+            "hook_point": dictionary.hook_point,
+            "dictionary": dictionary.identity,
+            "dictionary_metadata": {k: v for k, v in dictionary.metadata.items() if v is not None},
+            "tokenisation": tokenisation.to_dict(),
+            "mask_special": config.cache.mask_special,
+            "mask_first": config.cache.mask_first,
+        },
+    )
+
+
+class _Reader:
+    """First half of the stage: contexts through the model and the dictionary, shard by shard."""
+
+    def __init__(
+        self, config: RunConfig, subject: Any, dictionary: Any, tokenisation: Any, run: RunDirectory
+    ) -> None:
+        self.config, self.run = config, run
+        self.subject, self.dictionary, self.tokenisation = subject, dictionary, tokenisation
+        self.intermediate = run.scratch / "cache"
+        self._special = np.array(sorted(tokenisation.special_ids), dtype=np.uint32)
+
+    def is_masked(self, tokens: NDArray[np.uint32]) -> NDArray[np.bool_]:
+        """Positions whose activations are left out, [n_contexts, context_size]."""
+        masked = np.zeros(tokens.shape, dtype=bool)
+        if self.config.cache.mask_special:
+            masked |= np.isin(tokens, self._special)
+        if self.config.cache.mask_first:
+            masked[:, 0] = True
+        return masked
+
+    def read(self) -> int:
+        """Write every missing shard of contexts with its activations; the number of shards."""
+        size, per_shard = self.tokenisation.context_size, self.config.cache.contexts_per_shard
+        wanted = -(-self.config.cache.n_tokens // size)
+        if wanted > MAX_CONTEXTS:
+            raise UserError(
+                f"cache.n_tokens: seen {self.config.cache.n_tokens:,}, {wanted:,} contexts of {size} tokens; "
+                f"accepted: at most {MAX_CONTEXTS:,} contexts per run (their index is 32 bits wide)"
+            )
+        index = 0
+        with Tracker("cache", wanted * size, "tokens") as tracker:
+            for index, packed in enumerate(_chunks(itertools.islice(self._contexts(), wanted), per_shard)):
+                path = self.run.shard("contexts", index=index)
+                scratch = shard_path(self.intermediate, index)
+                if path.exists() and scratch.exists():
+                    check_shard(scratch, INTERMEDIATE)
+                    tracker.skip(len(packed) * size)
+                    continue
+                self._read_shard(index * per_shard, packed, scratch, tracker)
+                # The contexts come last: their shard says that the activations are whole too.
+                write_shard(path, _contexts_table(index * per_shard, packed), DATASETS["contexts"])
+        if not self.run.dataset("contexts").shards:
+            raise UserError(
+                f"corpus.dataset: {self.config.corpus.dataset!r} holds less than one context of {size} tokens; "
+                "accepted: more text, or a smaller cache.context_size"
+            )
+        return index + 1
+
+    def _contexts(self) -> Iterator[Any]:
+        from autointerp.subject.corpus import iter_documents
+        from autointerp.subject.tokenise import pack_contexts, split_of
+
+        def split(text: str) -> str:
+            return split_of(text, self.config.seed, self.config.corpus.test_fraction)
+
+        documents = iter_documents(self.config.corpus)
+        return pack_contexts(documents, self.subject.tokenizer, self.tokenisation, split)
+
+    def _read_shard(self, first_context: int, packed: list[Any], scratch: Path, tracker: Tracker) -> None:
+        import torch
+
+        hook, per_batch = self.dictionary.hook_point, self.config.cache.contexts_per_batch
+        columns: dict[str, list[NDArray[Any]]] = {k: [] for k in INTERMEDIATE.schema.names}
+        for begin in range(0, len(packed), per_batch):
+            tokens = np.stack([p.tokens for p in packed[begin : begin + per_batch]]).astype(np.uint32)
+            row, column = np.nonzero(~self.is_masked(tokens))
+            ids = torch.from_numpy(tokens.astype(np.int64)).to(self.subject.device)
+            with torch.inference_mode():
+                acts = self.subject.activations(ids, [hook])[hook]
+                rows = torch.from_numpy(row).to(acts.device), torch.from_numpy(column).to(acts.device)
+                sparse = self.dictionary.encode(acts[rows])
+            at = sparse.row.cpu().numpy()
+            columns["latent"].append(sparse.latent.cpu().numpy().astype(np.uint32))
+            columns["context"].append((first_context + begin + row[at]).astype(np.uint32))
+            columns["position"].append(column[at].astype(np.uint16))
+            columns["activation"].append(sparse.value.float().cpu().numpy())
+            columns["token"].append(tokens[row[at], column[at]])
+            tracker.advance(tokens.size)
+        write_intermediate(scratch, **{name: np.concatenate(parts) for name, parts in columns.items()})
+
+
+@dataclass(frozen=True, kw_only=True)
+class _Positions:
+    """What the second half needs to know of the text."""
+
+    is_test: NDArray[np.bool_]
+    """Split of each context, [n_contexts]."""
+    n_positions: int
+    """Unmasked positions."""
+    token_counts: NDArray[np.int64]
+    """Unmasked occurrences of each token, up to the largest seen."""
+
+    @classmethod
+    def of(cls, run: RunDirectory, is_masked: Any) -> _Positions:
+        is_test, n_positions, counts = [], 0, np.zeros(0, dtype=np.int64)
+        for table in run.dataset("contexts").iter_shards(columns=["split", "tokens"]):
+            is_test.append(pc.equal(table.column("split"), "test").to_numpy())
+            column = table.column("tokens").combine_chunks()
+            tokens = column.flatten().to_numpy().reshape(len(column), -1)
+            kept = tokens[~is_masked(tokens)]
+            n_positions += len(kept)
+            seen = np.bincount(kept, minlength=len(counts))
+            seen[: len(counts)] += counts
+            counts = seen
+        return cls(is_test=np.concatenate(is_test), n_positions=n_positions, token_counts=counts)
+
+
+def _transpose(
+    config: RunConfig, run: RunDirectory, reader: _Reader, counts: NDArray[np.int64], positions: _Positions
+) -> int:
+    """Second half: activations in latent order, and the latents' statistics; the number of shards."""
+    from autointerp.subject.logits import top_and_bottom_logits
+    from autointerp.subject.statistics import StatusRule, latent_statistics
+
+    rule = StatusRule(
+        rare_below_contexts=config.cache.rare_below_contexts, dense_above=config.cache.dense_above
+    )
+    shards = Dataset(reader.intermediate, INTERMEDIATE).shards
+    ranges = plan_ranges(counts, config.cache.rows_per_shard)
+    with Tracker("cache: by latent", int(counts.sum()), "activations") as tracker:
+        for index, (first, last) in enumerate(ranges):
+            n_rows = int(counts[first:last].sum())
+            path = run.shard("latents", index=index)
+            if path.exists() and run.shard("activations", index=index).exists():
+                tracker.skip(n_rows)
+                continue
+            table = gather(shards, first, last)
+            write_shard(
+                run.shard("activations", index=index), table.drop_columns(["token"]), DATASETS["activations"]
+            )
+            columns = latent_statistics(
+                table,
+                first=first,
+                last=last,
+                n_positions=positions.n_positions,
+                is_test=positions.is_test,
+                n_top_tokens=config.cache.n_top_tokens,
+                rule=rule,
+            )
+            top, bottom = top_and_bottom_logits(
+                reader.dictionary, reader.subject, range(first, last), config.cache.n_top_tokens
+            )
+            columns |= {"top_logits": top, "bottom_logits": bottom}
+            write_shard(
+                path,
+                pa.table({name: columns[name] for name in DATASETS["latents"].schema.names}),
+                DATASETS["latents"],
+            )
+            tracker.advance(n_rows)
+    return len(ranges)
+
+
+def _write_vocabulary(run: RunDirectory, subject: Any, token_counts: NDArray[np.int64]) -> None:
+    from autointerp.subject.vocabulary import vocabulary_table
+
+    table = vocabulary_table(subject.tokenizer, len(token_counts))
+    counts = np.zeros(table.num_rows, dtype=np.uint64)
+    counts[: len(token_counts)] = token_counts
+    table = table.append_column("n_occurrences", pa.array(counts))
+    write_shard(run.shard("vocabulary", index=0), table, DATASETS["vocabulary"])
+
+
+def _contexts_table(first: int, packed: list[Any]) -> pa.Table:
+    tokens = np.stack([p.tokens for p in packed]).astype(np.uint32)
+    offsets = np.arange(len(packed) + 1, dtype=np.int32) * tokens.shape[1]
+    return pa.table(
+        {
+            "context": pa.array(np.arange(first, first + len(packed), dtype=np.uint32)),
+            "document": pa.array([p.document for p in packed], pa.uint64()),
+            "split": pa.array([p.split for p in packed], pa.string()),
+            "tokens": pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens.ravel())),
+        }
+    )
+
+
+def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
+    while chunk := list(itertools.islice(items, size)):
+        yield chunk
+
+
+def _model_files(config: RunConfig) -> str | None:
+    from autointerp.weights import local_fingerprint
+
+    return local_fingerprint(config.subject.model)
+
+
+def _files(path: str | None) -> str | None:
+    """Identity of local files, by name, size and content's ends; None if `path` is not local."""
+    from autointerp.weights import hash_files
+
+    if path is None or not Path(path).exists():
+        return None
+    root = Path(path)
+    files = [root] if root.is_file() else sorted(p for p in root.rglob("*") if p.is_file())
+    return hash_files(files)
+
+
+def _corpus_files(corpus: CorpusConfig) -> str | None:
+    from glob import glob
+
+    return digest([_files(path) for path in sorted(glob(corpus.dataset))]) if glob(corpus.dataset) else None

@@ -1,0 +1,151 @@
+"""The explainers, scorers and models a configuration names, built and checked before any work."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from autointerp import explainers as explainer_room
+from autointerp import scorers as scorer_room
+from autointerp.artifacts import RunDirectory
+from autointerp.config import Latents, RunConfig, parse_table
+from autointerp.errors import UserError, unknown_name
+from autointerp.explainers.base import Explainer, get_explainer
+from autointerp.llm import registry
+from autointerp.llm.client import StoredModel
+from autointerp.llm.store import ReplyStore
+from autointerp.scorers.base import Scorer, get_scorer
+
+
+_LISTS = {"explainers": "explain.explainers", "scorers": "score.scorers"}
+
+
+@dataclass(frozen=True, kw_only=True)
+class ExplainerInstance:
+    """An explainer under the name a configuration gives it."""
+
+    name: str
+    explainer: Explainer
+    latents: Latents
+    config: Mapping[str, Any]
+    """What its results depend on: kind, version, options, prompt hashes."""
+
+
+@dataclass(frozen=True, kw_only=True)
+class ScorerInstance:
+    """A scorer under the name a configuration gives it."""
+
+    name: str
+    scorer: Scorer
+    latents: Latents
+    config: Mapping[str, Any]
+    """What its results depend on: kind, version, options, prompt hashes."""
+
+
+def build_explainers(config: RunConfig) -> list[ExplainerInstance]:
+    """The explainers of `explain.explainers`, their options checked. Raises `UserError`."""
+    explainer_room.load_all()
+    _check_sections("explainers", config.explainers, config.explain.explainers)
+    built = []
+    for name in config.explain.explainers:
+        options = dict(config.explainers.get(name, {}))
+        cls = get_explainer(options.pop("explainer", name), _where("explainers", name, config.explainers))
+        parsed = parse_table(cls.Config, options, f"explainers.{name}")
+        explainer = cls(parsed)
+        registry.require(
+            config.models.explainer, explainer.requires(), f"explainer {name!r}", "models.explainer"
+        )
+        built.append(
+            ExplainerInstance(
+                name=name,
+                explainer=explainer,
+                latents=config.explain.latents if parsed.latents is None else parsed.latents,
+                config=_identity(cls.name, cls.version, parsed.result_values(), explainer.prompts()),
+            )
+        )
+    return built
+
+
+def build_scorers(config: RunConfig) -> list[ScorerInstance]:
+    """The scorers of `score.scorers`, their options checked. Raises `UserError`."""
+    scorer_room.load_all()
+    _check_sections("scorers", config.scorers, config.score.scorers)
+    built = []
+    for name in config.score.scorers:
+        options = dict(config.scorers.get(name, {}))
+        cls = get_scorer(options.pop("scorer", name), _where("scorers", name, config.scorers))
+        parsed = parse_table(cls.Config, options, f"scorers.{name}")
+        scorer = cls(parsed)
+        registry.require(config.models.judge, scorer.requires(), f"scorer {name!r}", "models.judge")
+        built.append(
+            ScorerInstance(
+                name=name,
+                scorer=scorer,
+                latents=config.score.latents if parsed.latents is None else parsed.latents,
+                config=_identity(cls.name, cls.version, parsed.result_values(), scorer.prompts()),
+            )
+        )
+    return built
+
+
+class Models:
+    """The language models of a run, opened when first asked for and shared by equal settings."""
+
+    def __init__(self, config: RunConfig) -> None:
+        self.config = config
+        self._backends: dict[str, Any] = {}
+        self._stores: list[ReplyStore] = []
+
+    def open(self, role: str, run: RunDirectory) -> StoredModel:
+        """The model of a role (`explainer` or `judge`) behind the reply store."""
+        options = registry.parse_model(getattr(self.config.models, role), f"models.{role}")
+        key = options.model_dump_json()
+        if key not in self._backends:
+            self._backends[key] = registry.open_backend(options)
+        store = ReplyStore(self.config.models.reply_store or run.root / "replies.sqlite")
+        self._stores.append(store)
+        return StoredModel(self._backends[key], store)
+
+    def identity(self, role: str, needed: bool) -> dict[str, Any] | None:
+        """What answers depend on, for fingerprints; None where the role is not needed."""
+        if not needed:
+            return None
+        options = registry.parse_model(getattr(self.config.models, role), f"models.{role}")
+        return options.result_values()
+
+    def close(self) -> None:
+        """Free the models."""
+        for store in self._stores:
+            store.close()
+        for backend in self._backends.values():
+            backend.close()
+        self._stores, self._backends = [], {}
+
+
+def _check_sections(section: str, tables: Mapping[str, Any], used: list[str]) -> None:
+    """A section nobody uses is most often a misspelt name: refuse it."""
+    if len(set(used)) != len(used):
+        raise UserError(f"{section}: a name is listed twice: {used}")
+    for name in used:
+        if not name.replace("-", "").replace("_", "").isalnum():
+            raise UserError(f"{section}: seen {name!r}; accepted: letters, digits, - and _")
+    for name in tables:
+        if name not in used:
+            raise unknown_name(
+                f"[{section}.{name}]: a section that {_LISTS[section]} does not name", name, used
+            )
+
+
+def _where(section: str, name: str, tables: Mapping[str, Any]) -> str:
+    return f"{section}.{name}" if name in tables else _LISTS[section]
+
+
+def _identity(kind: str, version: int, options: dict[str, Any], prompts: Mapping[str, str]) -> dict[str, Any]:
+    hashes = {
+        name: hashlib.blake2b(text.encode(), digest_size=8).hexdigest()
+        for name, text in sorted(prompts.items())
+    }
+    options.pop("latents", None)
+    return {"kind": kind, "version": version, "options": options, "prompts": hashes}

@@ -1,0 +1,220 @@
+"""Stage `score`: explanations and test windows to judgements and scores."""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from autointerp.artifacts import DATASETS, RunDirectory, write_shard
+from autointerp.artifacts.dataset import read_shard
+from autointerp.artifacts.schemas import table_of
+from autointerp.config import RunConfig
+from autointerp.llm.types import LanguageModel
+from autointerp.progress import Tracker
+from autointerp.scorers.base import Item, Judged, JudgeContext
+from autointerp.stages.plugins import Models, ScorerInstance, build_explainers, build_scorers
+from autointerp.stages.selection import read_records, read_vocabulary, select_latents
+from autointerp.stages.step import Step, StepResult
+
+VERSION = 1
+UNEXPLAINED = "unexplained"
+
+
+def steps(config: RunConfig, models: Models) -> list[Step]:
+    """A step per scorer and explainer, `score/SCORER/EXPLAINER`; controls are judged in the same step."""
+    return [
+        _score_step(config, models, scorer, explainer.name)
+        for scorer in build_scorers(config)
+        for explainer in build_explainers(config)
+    ]
+
+
+def _score_step(config: RunConfig, models: Models, instance: ScorerInstance, explainer: str) -> Step:
+    needs_model = bool(instance.scorer.requires())
+    part = f"{instance.name}/{explainer}"
+    inputs = ["cache", "sample", f"explain/{explainer}"]
+    if config.explain.shuffled_control:
+        inputs.append(f"explain/{explainer}.shuffled")
+
+    def work(run: RunDirectory) -> StepResult:
+        model = models.open("judge", run) if needs_model else None
+        return score(config, run, instance, explainer, model)
+
+    return Step(
+        name=f"score/{part}",
+        version=VERSION,
+        config={
+            "seed": config.seed,
+            "latents": instance.latents,
+            "latents_per_shard": config.score.latents_per_shard,
+            "scorer": dict(instance.config),
+            "model": models.identity("judge", needs_model),
+        },
+        inputs=tuple(inputs),
+        folders=(f"judgements/{part}", f"scores/{part}"),
+        work=work,
+    )
+
+
+def score(
+    config: RunConfig,
+    run: RunDirectory,
+    instance: ScorerInstance,
+    explainer: str,
+    model: LanguageModel | None,
+) -> StepResult:
+    """Judge one explainer's explanations, and their controls, with one scorer, shard by shard.
+
+    Selected latents the explainer did not label are left out and counted; an explanation that failed
+    becomes a score row with status `unexplained`.
+    """
+    selected = select_latents(instance.latents, run, config.seed, f"scorers.{instance.name}.latents")
+    folders = [explainer, *([f"{explainer}.shuffled"] if config.explain.shuffled_control else [])]
+    labelled = {
+        latent
+        for table in run.dataset("explanations", explainer).iter_shards(columns=["latent"], latents=selected)
+        for latent in table.column("latent").to_pylist()
+    }
+    latents = [latent for latent in selected if latent in labelled]
+    tokens, _ = read_vocabulary(run)
+    context = JudgeContext(model=model, tokens=tokens, seed=config.seed)
+    size = config.score.latents_per_shard
+    shards = [latents[i : i + size] for i in range(0, len(latents), size)] or [[]]
+    with Tracker(f"score/{instance.name}/{explainer}", len(latents), "latents") as tracker:
+        for index, ids in enumerate(shards):
+            # `scores` is written last: its shard says that both are whole.
+            path = run.shard("scores", instance.name, explainer, index=index)
+            if path.exists():
+                tracker.skip(len(ids))
+                continue
+            explanations = [
+                row
+                for folder in folders
+                for row in run.dataset("explanations", folder).read(latents=ids).to_pylist()
+            ]
+            explanations.sort(key=lambda row: (row["latent"], row["explanation"]))
+            judgements, scores = _score_shard(run, instance, explanations, ids, context)
+            write_shard(
+                run.shard("judgements", instance.name, explainer, index=index),
+                table_of("judgements", judgements),
+                DATASETS["judgements"],
+            )
+            write_shard(path, table_of("scores", scores), DATASETS["scores"])
+            tracker.advance(len(ids))
+    return _result(run, f"{instance.name}/{explainer}", len(shards), len(selected) - len(latents))
+
+
+def _score_shard(
+    run: RunDirectory,
+    instance: ScorerInstance,
+    explanations: Sequence[dict[str, Any]],
+    latents: Sequence[int],
+    context: JudgeContext,
+) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
+    """Rows of `judgements` and of `scores` for the explanations of some latents."""
+    records = {record.latent: record for record in read_records(run, latents, "test")}
+    explained = [row for row in explanations if row["status"] == "ok"]
+    items = [
+        Item(explanation=row["explanation"], text=row["text"], record=records[row["latent"]])
+        for row in explained
+    ]
+    judged = instance.scorer.judge(items, context) if items else []
+    assert len(judged) == len(items), (
+        f"scorer {instance.name!r} gave {len(judged)} results for {len(items)} items"
+    )
+    by_id = {(one.item.record.latent, one.item.explanation): one for one in judged}
+    judgement_rows: list[dict[str, Any]] = []
+    score_rows: list[dict[str, Any]] = []
+    for row in explanations:
+        one = by_id.get((row["latent"], row["explanation"]))
+        score_rows.append(_score_row(instance.name, row, one))
+        if one is not None:
+            judgement_rows += _judgement_rows(instance.name, one)
+    return judgement_rows, score_rows
+
+
+def _score_row(scorer: str, row: dict[str, Any], judged: Judged | None) -> dict[str, Any]:
+    common = {
+        "latent": row["latent"],
+        "explanation": row["explanation"],
+        "explainer": row["explainer"],
+        "control": row["control"],
+        "scorer": scorer,
+    }
+    if judged is None:
+        return {
+            **common,
+            "metric": "none",
+            "status": UNEXPLAINED,
+            "reason": f"explanation {row['status']}: {row['reason']}",
+            "n_examples": 0,
+            "n_unparsed": 0,
+            "n_error": 0,
+            "details": "{}",
+        }
+    usage = judged.usage
+    return {
+        **common,
+        **judged.score,
+        "prompt_tokens": usage.prompt_tokens,
+        "completion_tokens": usage.completion_tokens,
+        "cost_usd": usage.cost_usd,
+        "seconds": usage.seconds,
+        "details": json.dumps(judged.details, ensure_ascii=False, sort_keys=True),
+    }
+
+
+def _judgement_rows(scorer: str, judged: Judged) -> list[dict[str, Any]]:
+    ordered = sorted(judged.judgements, key=lambda j: (j.example, j.kind))
+    return [
+        {
+            "latent": judged.item.record.latent,
+            "explanation": judged.item.explanation,
+            "scorer": scorer,
+            "example": j.example,
+            "kind": j.kind,
+            "decile": j.decile,
+            "request": j.request,
+            "position_in_request": j.position_in_request,
+            "label": j.label,
+            "prediction": j.prediction,
+            "probability": j.probability,
+            "log_odds": j.log_odds,
+            "predicted_activations": None
+            if j.predicted_activations is None
+            else [float(x) for x in j.predicted_activations],
+            "status": j.status,
+            "reason": j.reason,
+        }
+        for j in ordered
+    ]
+
+
+def _result(run: RunDirectory, part: str, n_shards: int, n_unlabelled: int) -> StepResult:
+    rows = 0
+    status: Counter[str] = Counter()
+    reasons: Counter[str] = Counter()
+    tokens: Counter[str] = Counter()
+    costs: list[float] = []
+    for path in run.dataset("scores", *part.split("/")).shards:
+        table = read_shard(path, DATASETS["scores"])
+        rows += table.num_rows
+        status.update(table.column("status").to_pylist())
+        reasons.update(r for r in table.column("reason").to_pylist() if r)
+        for name in ("prompt_tokens", "completion_tokens"):
+            tokens[name] += sum(t or 0 for t in table.column(name).to_pylist())
+        costs += [c for c in table.column("cost_usd").to_pylist() if c is not None]
+    judgements = run.dataset("judgements", *part.split("/"))
+    return StepResult(
+        n_shards={f"judgements/{part}": n_shards, f"scores/{part}": n_shards},
+        n_rows={f"judgements/{part}": judgements.n_rows, f"scores/{part}": rows},
+        counts={
+            "status": dict(status),
+            "reasons": dict(reasons.most_common(20)),
+            "selected_but_not_labelled": n_unlabelled,
+            **tokens,
+        },
+        cost_usd=sum(costs) if costs else None,
+    )

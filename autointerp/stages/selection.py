@@ -1,0 +1,110 @@
+"""Which latents a stage works on, and their records read from the run directory."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from autointerp.artifacts import RunDirectory
+from autointerp.config import Latents
+from autointerp.errors import UserError
+from autointerp.sampling.windows import LatentRecord, TokenTable, Window
+
+STATISTICS = (
+    "latent",
+    "n_active_tokens",
+    "n_active_contexts",
+    "density",
+    "max_activation",
+    "mean_activation",
+    "quantiles",
+    "top_tokens",
+    "top_logits",
+    "bottom_logits",
+    "status",
+)
+
+
+def select_latents(selection: Latents, run: RunDirectory, seed: int, where: str) -> list[int]:
+    """Latent ids in ascending order.
+
+    `"all"`: every latent that is not dead. A number n: the first n of a permutation of the latents
+    with status `ok` that depends on the seed alone, so that smaller selections lie within larger
+    ones and every stage draws the same. A list: exactly those, dead ones too (they become rows with
+    a reason). `where` names the setting in errors. Raises `UserError` for ids out of range and for
+    a number larger than there are latents to draw.
+    """
+    table = run.dataset("latents").read(columns=["latent", "status"])
+    ids = table.column("latent").to_numpy()
+    status = np.array(table.column("status").to_pylist(), dtype=object)
+    if selection == "all":
+        return [int(i) for i in ids[status != "dead"]]
+    if isinstance(selection, list):
+        outside = [i for i in selection if i >= len(ids)]
+        if outside:
+            raise UserError(
+                f"{where}: seen {outside[0]}{f' and {len(outside) - 1} more' if outside[1:] else ''} out of range; "
+                f"accepted: latent ids from 0 to {len(ids) - 1}"
+            )
+        return sorted(set(selection))
+    drawable = ids[status == "ok"]
+    if selection > len(drawable):
+        raise UserError(
+            f"{where}: seen {selection}, but only {len(drawable)} of {len(ids)} latents have status 'ok' "
+            f"({int((status == 'dead').sum())} dead, {int((status == 'rare').sum())} rare, "
+            f"{int((status == 'dense').sum())} dense); accepted: at most {len(drawable)}, 'all', or a list of ids"
+        )
+    order = np.random.default_rng([seed, 1]).permutation(len(ids))
+    rank = np.empty(len(ids), dtype=np.int64)
+    rank[order] = np.arange(len(ids))
+    return sorted(int(i) for i in drawable[np.argsort(rank[drawable])[:selection]])
+
+
+def read_records(run: RunDirectory, latents: Sequence[int], split: str | None) -> list[LatentRecord]:
+    """The records of some latents, in their order, with the windows of one split (None: no windows)."""
+    rows: dict[int, dict[str, Any]] = {
+        row["latent"]: row
+        for row in run.dataset("latents").read(columns=list(STATISTICS), latents=latents).to_pylist()
+    }
+    windows: dict[int, list[Window]] = {latent: [] for latent in latents}
+    if split is not None:
+        for table in run.dataset("examples").iter_shards(latents=latents):
+            for window_latent, window in _windows(table, split):
+                windows[window_latent].append(window)
+    return [
+        LatentRecord(latent=latent, statistics=rows[latent], windows=tuple(windows[latent]))
+        for latent in latents
+    ]
+
+
+def read_vocabulary(run: RunDirectory) -> tuple[TokenTable, np.ndarray]:
+    """The run's tokens as text, and how often each occurs, [n_vocabulary] int64."""
+    table = run.dataset("vocabulary").read()
+    tokens = TokenTable(table.column("bytes").to_pylist(), table.column("text").to_pylist())
+    return tokens, table.column("n_occurrences").to_numpy().astype(np.int64)
+
+
+def _windows(table: pa.Table, split: str) -> list[tuple[int, Window]]:
+    out = []
+    for row in table.to_pylist():
+        if row["split"] == split:
+            out.append(
+                (
+                    row["latent"],
+                    Window(
+                        example=row["example"],
+                        split=split,
+                        kind=row["kind"],
+                        decile=row["decile"],
+                        context=row["context"],
+                        start=row["start"],
+                        tokens=np.array(row["tokens"], dtype=np.int64),
+                        activations=np.array(row["activations"], dtype=np.float32),
+                        source_latent=row["source_latent"],
+                    ),
+                )
+            )
+    return out
