@@ -61,6 +61,14 @@ class Tracker:
             self._last_line = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 
+    def update(self, done: int, total: int, skipped: int = 0) -> None:
+        """Set the counts: for work whose total becomes known as it goes."""
+        self.total = total
+        self._skipped = skipped
+        if self._bar is not None:
+            self._bar.update(self._task, total=total)
+        self.advance(done - self.done)
+
     def skip(self, n: int) -> None:
         """`n` units were found done by an earlier session."""
         self._skipped += n

@@ -286,7 +286,7 @@ def _convert(gguf: Path, folder: Path) -> None:
     try:
         loaded = AutoModelForCausalLM.from_pretrained(**source, dtype=torch.float32)
         tokenizer = AutoTokenizer.from_pretrained(**source)
-    except (OSError, ValueError, KeyError, NotImplementedError) as error:
+    except Exception as error:  # a damaged file fails in many ways (struct.error, KeyError, ...)
         raise UserError(f"cannot read {gguf.name} as GGUF: {_first_line(error)}") from error
     # transformers refuses to save a model that remembers it was read from GGUF, so the same
     # weights go into a fresh model of the same config, which ties its embeddings by that config.

@@ -1,1 +1,16 @@
 """Windows to explanations: one file per explainer, a registry by name."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+
+
+def load_all() -> None:
+    """Import every file and room of this package, so that each explainer registers its name.
+
+    Adding a file is all it takes to add an explainer. Explainer files import torch and other heavy
+    libraries only inside the functions that need them.
+    """
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")

@@ -78,7 +78,9 @@ def headline(metric: str, judgements: Sequence[Judgement]) -> Interval:
     if metric == "auroc":
         return auroc_of(judgements)
     decided = [j for j in judgements if j.status == "ok" and None not in (j.label, j.prediction)]
-    right = {label: sum(j.prediction == label for j in decided if j.label == label) for label in (True, False)}
+    right = {
+        label: sum(j.prediction == label for j in decided if j.label == label) for label in (True, False)
+    }
     n = {label: sum(j.label == label for j in decided) for label in (True, False)}
     if metric == "accuracy":
         return wilson(right[True] + right[False], n[True] + n[False])
@@ -129,9 +131,7 @@ def wilson(right: int, total: int) -> Interval:
     return Interval(p, min(p, max(0.0, centre - half)), max(p, min(1.0, centre + half)))
 
 
-def balanced_accuracy(
-    right_positive: int, n_positive: int, right_negative: int, n_negative: int
-) -> Interval:
+def balanced_accuracy(right_positive: int, n_positive: int, right_negative: int, n_negative: int) -> Interval:
     """Mean of sensitivity and specificity; None unless both classes were decided.
 
     Interval: the Wilson intervals of the two rates combined by squaring and adding the distances
@@ -140,10 +140,9 @@ def balanced_accuracy(
     a, b = wilson(right_positive, n_positive), wilson(right_negative, n_negative)
     if a.value is None or b.value is None:
         return UNDEFINED
-    assert a.low is not None and a.high is not None and b.low is not None and b.high is not None
     value = (a.value + b.value) / 2
-    below = math.hypot(a.value - a.low, b.value - b.low) / 2
-    above = math.hypot(a.high - a.value, b.high - b.value) / 2
+    below = math.hypot(a.value - (a.low or 0.0), b.value - (b.low or 0.0)) / 2
+    above = math.hypot((a.high or 0.0) - a.value, (b.high or 0.0) - b.value) / 2
     return Interval(value, max(0.0, value - below), min(1.0, value + above))
 
 

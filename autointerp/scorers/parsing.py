@@ -114,7 +114,7 @@ def read_bool(value: Any) -> bool | None:
     if isinstance(value, bool):
         return value
     if isinstance(value, (int, float)):
-        return {0: False, 1: True}.get(value)  # type: ignore[call-overload, no-any-return]
+        return bool(value) if value in (0, 1) else None
     if isinstance(value, str):
         return _WORDS.get(value.strip().lower())
     return None

@@ -10,7 +10,7 @@ from __future__ import annotations
 import itertools
 import shutil
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +32,8 @@ from autointerp.config import CorpusConfig, RunConfig, digest
 from autointerp.errors import UserError
 from autointerp.progress import Tracker
 from autointerp.stages.step import Step, StepResult
+from autointerp.subject.corpus import CorpusCounts, iter_documents
+from autointerp.subject.tokenise import PackedContext, PackingCounts, Tokenisation, pack_contexts, split_of
 
 VERSION = 1
 MAX_CONTEXTS = 2**32
@@ -67,7 +69,6 @@ def cache(config: RunConfig, run: RunDirectory) -> StepResult:
     # Heavy libraries are loaded when work begins, not when the configuration is checked.
     from autointerp.subject.dictionary import open_dictionary
     from autointerp.subject.model import open_subject
-    from autointerp.subject.tokenise import Tokenisation
 
     dictionary = open_dictionary(config.dictionary, config.subject)
     subject = open_subject(config.subject)
@@ -97,6 +98,8 @@ def cache(config: RunConfig, run: RunDirectory) -> StepResult:
             name: run.dataset(name).n_rows for name in ("contexts", "activations", "latents", "vocabulary")
         },
         counts={
+            "documents_read": asdict(reader.corpus_counts),
+            "tokens_dropped_at_the_end": reader.packing_counts.n_tokens_dropped,
             "n_contexts": n_contexts,
             "n_contexts_test": int(positions.is_test.sum()),
             "n_tokens": n_contexts * tokenisation.context_size,
@@ -123,6 +126,7 @@ class _Reader:
         self.config, self.run = config, run
         self.subject, self.dictionary, self.tokenisation = subject, dictionary, tokenisation
         self.intermediate = run.scratch / "cache"
+        self.corpus_counts, self.packing_counts = CorpusCounts(), PackingCounts()
         self._special = np.array(sorted(tokenisation.special_ids), dtype=np.uint32)
 
     def is_masked(self, tokens: NDArray[np.uint32]) -> NDArray[np.bool_]:
@@ -162,15 +166,12 @@ class _Reader:
             )
         return index + 1
 
-    def _contexts(self) -> Iterator[Any]:
-        from autointerp.subject.corpus import iter_documents
-        from autointerp.subject.tokenise import pack_contexts, split_of
-
+    def _contexts(self) -> Iterator[PackedContext]:
         def split(text: str) -> str:
             return split_of(text, self.config.seed, self.config.corpus.test_fraction)
 
-        documents = iter_documents(self.config.corpus)
-        return pack_contexts(documents, self.subject.tokenizer, self.tokenisation, split)
+        documents = iter_documents(self.config.corpus, self.corpus_counts)
+        return pack_contexts(documents, self.subject.tokenizer, self.tokenisation, split, self.packing_counts)
 
     def _read_shard(self, first_context: int, packed: list[Any], scratch: Path, tracker: Tracker) -> None:
         import torch

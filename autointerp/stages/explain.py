@@ -13,10 +13,9 @@ from autointerp.artifacts import DATASETS, RunDirectory, write_shard
 from autointerp.artifacts.schemas import table_of
 from autointerp.config import RunConfig
 from autointerp.explainers.base import ExplainContext, Explanation
-from autointerp.llm.types import LanguageModel
-from autointerp.progress import Tracker
+from autointerp.llm.client import StoredModel
 from autointerp.sampling.windows import LatentRecord
-from autointerp.stages.plugins import ExplainerInstance, Models, build_explainers
+from autointerp.stages.plugins import ExplainerInstance, Models, ShardProgress, build_explainers
 from autointerp.stages.selection import read_records, read_vocabulary, select_latents
 from autointerp.stages.step import Step, StepResult
 
@@ -73,7 +72,7 @@ def _control_step(config: RunConfig, instance: ExplainerInstance) -> Step:
 
 
 def explain(
-    config: RunConfig, run: RunDirectory, instance: ExplainerInstance, model: LanguageModel | None
+    config: RunConfig, run: RunDirectory, instance: ExplainerInstance, model: StoredModel | None
 ) -> StepResult:
     """Write the explanations of one explainer, shard by shard; shards that exist are kept."""
     latents = select_latents(instance.latents, run, config.seed, f"explainers.{instance.name}.latents")
@@ -81,16 +80,17 @@ def explain(
     context = ExplainContext(model=model, tokens=tokens, token_counts=token_counts, seed=config.seed)
     size = config.explain.latents_per_shard
     shards = [latents[i : i + size] for i in range(0, len(latents), size)] or [[]]
-    with Tracker(f"explain/{instance.name}", len(latents), "latents") as tracker:
+    with ShardProgress(f"explain/{instance.name}", shards, model) as progress:
         for index, ids in enumerate(shards):
             path = run.shard("explanations", instance.name, index=index)
             if path.exists():
-                tracker.skip(len(ids))
+                progress.finish(found_done=True)
                 continue
+            progress.start()
             records = read_records(run, ids, "train" if instance.explainer.uses_windows else None)
             rows = _explain_records(instance, records, context)
             write_shard(path, table_of("explanations", rows), DATASETS["explanations"])
-            tracker.advance(len(ids))
+            progress.finish()
     return _result(run, instance.name, len(shards))
 
 

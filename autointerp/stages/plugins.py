@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,10 +14,10 @@ from autointerp.config import Latents, RunConfig, parse_table
 from autointerp.errors import UserError, unknown_name
 from autointerp.explainers.base import Explainer, get_explainer
 from autointerp.llm import registry
-from autointerp.llm.client import StoredModel
+from autointerp.llm.client import ModelStats, StoredModel
 from autointerp.llm.store import ReplyStore
+from autointerp.progress import Tracker
 from autointerp.scorers.base import Scorer, get_scorer
-
 
 _LISTS = {"explainers": "explain.explainers", "scorers": "score.scorers"}
 
@@ -90,6 +90,48 @@ def build_scorers(config: RunConfig) -> list[ScorerInstance]:
     return built
 
 
+class ShardProgress:
+    """Progress of a step over its shards: by requests where a model is asked, else by latents."""
+
+    def __init__(self, what: str, shards: Sequence[Sequence[int]], model: StoredModel | None) -> None:
+        self.model = model
+        self._sizes = [len(shard) for shard in shards]
+        self._finished = 0
+        self._shards_asked = 0
+        unit = "latents" if model is None else "requests"
+        self.tracker = Tracker(what, sum(self._sizes) if model is None else None, unit)
+
+    def __enter__(self) -> ShardProgress:
+        self.tracker.__enter__()
+        if self.model is not None:
+            self.model.progress = self._on_reply
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self.tracker.__exit__(*error)
+        if self.model is not None:
+            self.model.progress = None
+
+    def start(self) -> None:
+        """The next shard is being worked on."""
+        self._shards_asked += 1
+
+    def finish(self, *, found_done: bool = False) -> None:
+        """The next shard is finished, or was found finished."""
+        size = self._sizes[self._finished]
+        self._finished += 1
+        if self.model is None:
+            (self.tracker.skip if found_done else self.tracker.advance)(size)
+
+    def _on_reply(self, stats: ModelStats) -> None:
+        # What the shards to come will ask is guessed from those begun.
+        left = len(self._sizes) - self._finished
+        total = stats.requests + stats.requests * (left - 1) // max(self._shards_asked, 1)
+        self.tracker.update(
+            stats.stored + stats.duplicates + stats.sent, total, stats.stored + stats.duplicates
+        )
+
+
 class Models:
     """The language models of a run, opened when first asked for and shared by equal settings."""
 
@@ -99,7 +141,7 @@ class Models:
         self._stores: list[ReplyStore] = []
 
     def open(self, role: str, run: RunDirectory) -> StoredModel:
-        """The model of a role (`explainer` or `judge`) behind the reply store."""
+        """The model of a role (`explainer` or `judge`) behind the reply store of the run."""
         options = registry.parse_model(getattr(self.config.models, role), f"models.{role}")
         key = options.model_dump_json()
         if key not in self._backends:

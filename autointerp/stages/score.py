@@ -11,10 +11,9 @@ from autointerp.artifacts import DATASETS, RunDirectory, write_shard
 from autointerp.artifacts.dataset import read_shard
 from autointerp.artifacts.schemas import table_of
 from autointerp.config import RunConfig
-from autointerp.llm.types import LanguageModel
-from autointerp.progress import Tracker
-from autointerp.scorers.base import Item, Judged, JudgeContext
-from autointerp.stages.plugins import Models, ScorerInstance, build_explainers, build_scorers
+from autointerp.llm.client import StoredModel
+from autointerp.scorers.base import Item, JudgeContext, Judged
+from autointerp.stages.plugins import Models, ScorerInstance, ShardProgress, build_explainers, build_scorers
 from autointerp.stages.selection import read_records, read_vocabulary, select_latents
 from autointerp.stages.step import Step, StepResult
 
@@ -63,7 +62,7 @@ def score(
     run: RunDirectory,
     instance: ScorerInstance,
     explainer: str,
-    model: LanguageModel | None,
+    model: StoredModel | None,
 ) -> StepResult:
     """Judge one explainer's explanations, and their controls, with one scorer, shard by shard.
 
@@ -82,13 +81,14 @@ def score(
     context = JudgeContext(model=model, tokens=tokens, seed=config.seed)
     size = config.score.latents_per_shard
     shards = [latents[i : i + size] for i in range(0, len(latents), size)] or [[]]
-    with Tracker(f"score/{instance.name}/{explainer}", len(latents), "latents") as tracker:
+    with ShardProgress(f"score/{instance.name}/{explainer}", shards, model) as progress:
         for index, ids in enumerate(shards):
             # `scores` is written last: its shard says that both are whole.
             path = run.shard("scores", instance.name, explainer, index=index)
             if path.exists():
-                tracker.skip(len(ids))
+                progress.finish(found_done=True)
                 continue
+            progress.start()
             explanations = [
                 row
                 for folder in folders
@@ -102,7 +102,7 @@ def score(
                 DATASETS["judgements"],
             )
             write_shard(path, table_of("scores", scores), DATASETS["scores"])
-            tracker.advance(len(ids))
+            progress.finish()
     return _result(run, f"{instance.name}/{explainer}", len(shards), len(selected) - len(latents))
 
 

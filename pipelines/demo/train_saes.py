@@ -53,7 +53,7 @@ RECIPES = {
         hook=RESID_HOOK, architecture="batchtopk", latents=4096, k=28, steps=2000
     ),
     "smollm2-135m-mlp-12-topk-2048": Recipe(
-        hook=MLP_HOOK, architecture="topk", latents=2048, k=24, steps=1500
+        hook=MLP_HOOK, architecture="topk", latents=2048, k=24, steps=1200
     ),
 }
 
@@ -134,6 +134,7 @@ def save(sae: TrainingSAE[Any], folder: Path) -> None:
     weights_path, config_path = folder / "sae_weights.safetensors", folder / "cfg.json"
     weights = {key: value.half() for key, value in load_file(weights_path).items()}
     save_file(weights, weights_path)
+    weights_path.chmod(0o644)
     config = json.loads(config_path.read_text())
     config_path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 

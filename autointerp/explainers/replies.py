@@ -1,0 +1,94 @@
+"""Reading an explanation out of a model's reply. Anything may stand in a reply."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+MAX_CHARACTERS = 1_000
+"""Longer explanations are cut at the last whole word."""
+
+_KEY = re.compile(r"^[\s>*#_`\[(\"'-]*explanation[\s*_`\])]*:[\s*_`]*(.*)$", re.IGNORECASE)
+_THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
+_REFUSAL = re.compile(
+    r"^(?:i(?:'|’)?\s*a?m sorry|sorry\b|i apologi[sz]e|i(?:'|’)m (?:unable|not able)|i am (?:unable|not able)|"
+    r"i (?:can(?:no|'|’)?t|cannot|will not|won(?:'|’)t|must decline|am an ai)|as an ai\b|unfortunately, i)",
+    re.IGNORECASE,
+)
+_NOTHING = re.compile(
+    r"^(?:none|nothing|n/?a|null|unknown|unclear|undetermined|unsure|"
+    r"(?:there is |i (?:see|find) )?no(?:t any)? (?:clear |single |common |consistent |obvious |discernible )*"
+    r"(?:pattern|explanation|theme|concept)s?(?: (?:found|identified|is evident|here))?)$",
+    re.IGNORECASE,
+)
+_SENTENCE_END = re.compile(r"\.(?=\s|$)")
+_CONTROL = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\u200e\u200f\u202a-\u202e\u2066-\u2069\ufeff]+")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reading:
+    """What a reply says: a text, or a status with a reason."""
+
+    text: str | None = None
+    status: str = "ok"
+    reason: str | None = None
+
+
+def read_chat(reply: str | None, finish_reason: str | None = None) -> Reading:
+    """The text after the reply's last line `EXPLANATION: ...`.
+
+    Reasoning between `<think>` and `</think>` is left out; emphasis and quotes around the text are
+    taken off. `failed`: an empty reply, a refusal, a reply that was cut off or has no such line.
+    `undetermined`: the model says that it sees no pattern. `text` is None unless status is `ok`.
+    """
+    reply = _THOUGHT.sub("", reply or "")
+    if not reply.strip():
+        return Reading(status="failed", reason="the reply is empty")
+    opened = reply.lower().rfind("<think>")
+    lines = [line for line in (reply if opened < 0 else reply[:opened]).splitlines() if line.strip()]
+    found = [i for i, line in enumerate(lines) if _KEY.match(line)]
+    if found:
+        match = _KEY.match(lines[found[-1]])
+        assert match is not None
+        text = clean(match[1])
+        if not text and found[-1] + 1 < len(lines):
+            text = clean(lines[found[-1] + 1])
+        return _judged(text)
+    if finish_reason == "length":
+        return Reading(status="failed", reason="the reply was cut off before a line 'EXPLANATION: ...'")
+    if _REFUSAL.match(reply.strip()):
+        return Reading(status="failed", reason="the model refused")
+    return Reading(status="failed", reason="the reply has no line 'EXPLANATION: ...'")
+
+
+def read_completion(reply: str | None) -> Reading:
+    """The first sentence of a continuation, as `read_chat` cleans and judges it."""
+    lines = (reply or "").strip().splitlines()
+    return _judged(clean(_SENTENCE_END.split(lines[0])[0]) if lines else "")
+
+
+def clean(text: str) -> str:
+    """One line without control characters, surrounding quotes, emphasis, marks and final stop."""
+    text = " ".join(_CONTROL.sub(" ", text).replace("<<", "").replace(">>", "").split())
+    previous = None
+    while text != previous:
+        previous = text
+        text = text.strip().strip("*_`").strip()
+        for left, right in ('""', "''", "“”", "[]"):
+            if len(text) > 1 and text[0] == left and text[-1] == right and left not in text[1:-1]:
+                text = text[1:-1]
+        if text.endswith(".") and not text.endswith("..") and text.count(".") == 1:
+            text = text[:-1]
+    if len(text) > MAX_CHARACTERS:
+        text = text[:MAX_CHARACTERS].rsplit(" ", 1)[0]
+    return text
+
+
+def _judged(text: str) -> Reading:
+    if not any(c.isalnum() for c in text):
+        return Reading(status="failed", reason="the explanation is empty")
+    if _REFUSAL.match(text):
+        return Reading(status="failed", reason="the model refused")
+    if _NOTHING.match(text.rstrip(".!")):
+        return Reading(status="undetermined", reason="the model sees no pattern")
+    return Reading(text=text)

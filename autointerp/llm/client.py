@@ -1,0 +1,121 @@
+"""A backend behind the reply store: what explainers and scorers ask."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+
+from autointerp.llm.store import ReplyStore
+from autointerp.llm.types import Backend, Capability, ErrorKind, Reply, Request
+
+
+@dataclass(kw_only=True)
+class ModelStats:
+    """What was asked of one model so far. Tokens, cost and seconds are of sent requests only."""
+
+    requests: int = 0
+    """Requests asked by callers."""
+    stored: int = 0
+    """Of them, those answered from the reply store."""
+    duplicates: int = 0
+    """Of them, those equal to another of the same call."""
+    sent: int = 0
+    """Of them, those the backend answered, errors included."""
+    errors: Counter[ErrorKind] = field(default_factory=Counter)
+    """Of those sent, the ones that failed, by kind."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int = 0
+    cost_usd: float | None = None
+    """Sum of the known costs; None as long as no cost is known."""
+    saved_usd: float | None = None
+    """What the stored replies cost when they were made; None as long as no cost is known."""
+
+    def add_sent(self, reply: Reply) -> None:
+        """Count a reply the backend gave."""
+        self.sent += 1
+        if reply.error is not None:
+            self.errors[reply.error] += 1
+        usage = reply.usage
+        self.prompt_tokens += usage.prompt_tokens or 0
+        self.completion_tokens += usage.completion_tokens or 0
+        self.cached_tokens += usage.cached_tokens or 0
+        if usage.cost_usd is not None:
+            self.cost_usd = (self.cost_usd or 0.0) + usage.cost_usd
+
+    def add_stored(self, reply: Reply) -> None:
+        """Count a reply the store gave."""
+        self.stored += 1
+        if reply.usage.cost_usd is not None:
+            self.saved_usd = (self.saved_usd or 0.0) + reply.usage.cost_usd
+
+
+OnProgress = Callable[[ModelStats], None]
+"""Called after each reply with the running counts."""
+
+
+class StoredModel:
+    """`LanguageModel` that asks a backend only what the store does not hold.
+
+    Equal requests of one call are sent once and get the same reply. That holds for temperature
+    above 0 too: requests that should differ must carry different seeds. Each reply is stored as
+    it comes, so an interrupted call loses none; errors are returned but never stored, so the
+    next call asks again. A stored reply keeps the usage it was made with; `stats` tells how many
+    were stored and how many sent.
+    """
+
+    def __init__(self, backend: Backend, store: ReplyStore, progress: OnProgress | None = None) -> None:
+        self.backend = backend
+        self.store = store
+        self.progress = progress
+        self.identity: str = backend.identity
+        self.capabilities: frozenset[Capability] = backend.capabilities
+        self.stats = ModelStats()
+
+    def complete(self, requests: Sequence[Request]) -> list[Reply]:
+        """Replies in the order of the requests.
+
+        Raises `ModelUnavailableError` if the model cannot be reached (replies already given are
+        stored) and `UserError` if the store cannot be read or written.
+        """
+        keys = [request.key(self.identity) for request in requests]
+        stats = self.stats
+        stats.requests += len(keys)
+        replies = self.store.get_many(keys)
+        missing: dict[str, Request] = {}
+        for key, request in zip(keys, requests, strict=True):
+            if key in replies:
+                stats.add_stored(replies[key])
+            elif key in missing:
+                stats.duplicates += 1
+            else:
+                missing[key] = request
+        if replies and self.progress is not None:
+            self.progress(stats)
+        if missing:
+            self._ask(missing, replies)
+        return [replies[key] for key in keys]
+
+    def count_tokens(self, text: str) -> int | None:
+        """Tokens of a text in this model's tokenizer; None if it is not known."""
+        return self.backend.count_tokens(text)
+
+    def _ask(self, missing: dict[str, Request], replies: dict[str, Reply]) -> None:
+        keys = list(missing)
+
+        def on_reply(index: int, reply: Reply) -> None:
+            key = keys[index]
+            assert key not in replies, "a backend answered the same request twice"
+            replies[key] = reply
+            self.store.put(key, missing[key], reply, self.identity)
+            self.stats.add_sent(reply)
+            if self.progress is not None:
+                self.progress(self.stats)
+
+        try:
+            self.backend.complete(list(missing.values()), on_reply)
+        finally:
+            self.store.flush()
+        unanswered = [key for key in keys if key not in replies]
+        assert not unanswered, f"the backend left {len(unanswered)} of {len(keys)} requests unanswered"

@@ -1,0 +1,270 @@
+"""The `openai` backend: any OpenAI-compatible server, asked by many workers at once."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import threading
+import time
+from collections.abc import Iterator, Sequence
+from ipaddress import ip_address
+from queue import SimpleQueue
+from typing import Any
+from urllib.parse import urlsplit
+
+import openai
+from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
+from tenacity.wait import wait_random_exponential
+
+from autointerp.config import digest
+from autointerp.errors import ModelUnavailableError, UserError, nearest
+from autointerp.llm.openai_errors import Failure, understand
+from autointerp.llm.openai_limit import AdaptiveLimit
+from autointerp.llm.openai_wire import (
+    UnsupportedRequestError,
+    endpoint_of,
+    parse_reply,
+    request_body,
+)
+from autointerp.llm.options import OpenAIOptions
+from autointerp.llm.types import Capability, ErrorKind, OnReply, Reply, Request, Usage
+
+FIRST_CONTACT_TRIES = 3
+"""Attempts to connect to a server that has never answered, before giving up altogether."""
+MOST_LOST = 16
+"""Requests in a row that could not even connect, all retries spent, before giving up altogether."""
+
+_PATHS = {"chat": "/chat/completions", "completions": "/completions"}
+
+
+class _AttemptError(Exception):
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
+
+
+class OpenAIBackend:
+    """Answers requests through HTTP with `max_concurrency` workers over one shared iterator.
+
+    The event loop runs in a thread of this backend's own, so that connections live from call to
+    call and callers need no event loop; `on_reply` is called in the caller's thread. Timeouts,
+    dropped connections, unreadable bodies and HTTP 408, 409, 425, 429 and 5xx are tried again
+    with exponential back-off, jitter and Retry-After; other failures become error replies.
+
+    `identity` is the model's name, `revision`, `api`, and the fields of `extra_body` and `omit`;
+    not the URL, so replies stay valid when a server moves.
+
+    Raises `UserError` if a key is needed and its environment variable is not set, and
+    `ModelUnavailableError` where no request can succeed: key refused, model unknown, credit
+    spent, connection refused.
+    """
+
+    def __init__(self, options: OpenAIOptions) -> None:
+        self.options = options
+        self.capabilities: frozenset[Capability] = options.capabilities()
+        told = [options.model, options.revision, options.api, options.extra_body, sorted(options.omit)]
+        self.identity = f"openai:{options.model}#{digest(told)}"
+        self._key = _key(options)
+        self._client = openai.AsyncOpenAI(
+            api_key=self._key or "none",
+            base_url=options.url,
+            timeout=options.timeout_seconds,
+            max_retries=0,
+            http_client=_http_client(options),
+        )
+        self._limit = AdaptiveLimit(options.max_concurrency)
+        self._answered = self._succeeded = False
+        self._n_lost = 0
+        self._echo_max_tokens = 0
+        self._loop = asyncio.new_event_loop()
+        self._thread = threading.Thread(target=self._loop.run_forever, name="openai", daemon=True)
+        self._thread.start()
+
+    def __repr__(self) -> str:
+        return f"OpenAIBackend({self.options.model!r} at {self.options.url})"
+
+    def complete(self, requests: Sequence[Request], on_reply: OnReply) -> None:
+        """Answer every request; see `autointerp.llm.types.Backend.complete`."""
+        if not requests:
+            return
+        queue: SimpleQueue[tuple[int, Reply] | None] = SimpleQueue()
+        task = asyncio.run_coroutine_threadsafe(self._work(requests, queue), self._loop)
+        task.add_done_callback(lambda _: queue.put(None))
+        try:
+            while (item := queue.get()) is not None:
+                on_reply(*item)
+            task.result()
+        finally:
+            task.cancel()
+
+    def count_tokens(self, text: str) -> None:
+        """Not known: the tokenizer is the server's."""
+        return None
+
+    def close(self) -> None:
+        """Close the connections and end the thread."""
+        if self._loop.is_closed():
+            return
+        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=10)
+        self._loop.call_soon_threadsafe(self._loop.stop)
+        self._thread.join(timeout=10)
+        self._loop.close()
+
+    async def _work(self, requests: Sequence[Request], queue: SimpleQueue[tuple[int, Reply] | None]) -> None:
+        todo = iter(enumerate(requests))
+        n_workers = min(self.options.max_concurrency, len(requests))
+        failures: list[ModelUnavailableError] = []
+        async with asyncio.TaskGroup() as group:
+            workers: list[asyncio.Task[None]] = []
+
+            def stop_all(_: asyncio.Task[None]) -> None:
+                for worker in workers if failures else ():
+                    worker.cancel()
+
+            for _ in range(n_workers):
+                workers.append(group.create_task(self._worker(todo, queue, failures)))
+                workers[-1].add_done_callback(stop_all)
+        if failures:
+            raise failures[0]
+
+    async def _worker(
+        self,
+        todo: Iterator[tuple[int, Request]],
+        queue: SimpleQueue[tuple[int, Reply] | None],
+        failures: list[ModelUnavailableError],
+    ) -> None:
+        try:
+            for index, request in todo:
+                queue.put((index, await self._answer(request)))
+        except ModelUnavailableError as error:
+            failures.append(error)
+
+    async def _answer(self, request: Request) -> Reply:
+        """The reply to one request after as many attempts as are allowed."""
+        try:
+            endpoint_of(request, self.options)
+        except UnsupportedRequestError as error:
+            return self._error(ErrorKind.BAD_REQUEST, str(error))
+        begun = time.perf_counter()
+        try:
+            async for attempt in self._attempts():
+                with attempt:
+                    reply = await self._attempt(request)
+        except _AttemptError as error:
+            failure = error.failure
+            # A 403 or 404 after successes is about that one request, as some routers answer.
+            fatal = failure.fatal is not None and not (failure.status in (403, 404) and self._succeeded)
+            if fatal or (failure.no_contact and not self._answered):
+                raise await self._unavailable(failure) from None
+            if failure.no_contact:
+                self._n_lost += 1
+                if self._n_lost >= MOST_LOST:
+                    raise await self._unavailable(failure) from None
+            return self._error(failure.kind, self._clean(failure.message), time.perf_counter() - begun)
+        return reply
+
+    def _attempts(self) -> AsyncRetrying:
+        options = self.options
+        backoff = wait_random_exponential(multiplier=0.5, max=options.max_retry_wait_seconds)
+
+        def retry(error: BaseException) -> bool:
+            return isinstance(error, _AttemptError) and error.failure.retry
+
+        def wait(state: RetryCallState) -> float:
+            error = state.outcome.exception() if state.outcome else None
+            asked = error.failure.wait_seconds if isinstance(error, _AttemptError) else None
+            return backoff(state) if asked is None else asked + 0.1 * backoff(state)
+
+        def stop(state: RetryCallState) -> bool:
+            error = state.outcome.exception() if state.outcome else None
+            if isinstance(error, _AttemptError) and error.failure.no_contact and not self._answered:
+                return state.attempt_number >= FIRST_CONTACT_TRIES
+            return bool(stop_after_attempt(options.max_retries + 1)(state))
+
+        return AsyncRetrying(retry=retry_if_exception(retry), wait=wait, stop=stop, reraise=True)
+
+    async def _attempt(self, request: Request) -> Reply:
+        async with self._limit:
+            begun = time.perf_counter()
+            path = _PATHS[endpoint_of(request, self.options)]
+            echo_max_tokens = self._echo_max_tokens
+            body = request_body(request, self.options, echo_max_tokens)
+            try:
+                answer = await self._client.post(path, body=body, cast_to=object)
+                reply = parse_reply(request, answer, self.options, time.perf_counter() - begun)
+            except Exception as error:
+                failure = understand(error)
+                if failure is None:
+                    raise
+                if not failure.no_contact:
+                    self._answered, self._n_lost = True, 0
+                if failure.status == 429:
+                    self._limit.cut(failure.wait_seconds)
+                if body.get("echo") and echo_max_tokens == 0 and failure.status in (400, 422):
+                    self._echo_max_tokens = 1  # a server that must generate something
+                    failure = _again(failure)
+                raise _AttemptError(failure) from error
+            self._answered = self._succeeded = True
+            self._n_lost = 0
+            self._limit.grow()
+            return reply
+
+    async def _unavailable(self, failure: Failure) -> ModelUnavailableError:
+        options = self.options
+        reason = failure.fatal or f"cannot connect ({failure.message})"
+        if failure.status in (401, 403):
+            what = "is not accepted" if self._key else "is not set"
+            reason += f"; environment variable {options.api_key_env} {what}"
+        elif failure.status == 404:
+            reason += await self._models_there()
+        return ModelUnavailableError(self._clean(f"model {options.model!r} at {options.url}: {reason}"))
+
+    async def _models_there(self) -> str:
+        try:
+            listed: Any = await self._client.get("/models", cast_to=object, options={"timeout": 5.0})
+            names = [str(item["id"]) for item in listed["data"]]
+        except (openai.OpenAIError, TypeError, KeyError, ValueError):
+            return ""
+        close = nearest(self.options.model, names)
+        if self.options.model in names:
+            return ""
+        return f"; models there: {', '.join(close or names[:5])}" if names else ""
+
+    def _error(self, kind: ErrorKind, message: str, seconds: float | None = None) -> Reply:
+        usage = Usage(seconds=seconds)
+        return Reply(error=kind, error_message=message, usage=usage, model=self.options.model)
+
+    def _clean(self, message: str) -> str:
+        return message.replace(self._key, "***") if self._key else message
+
+
+def _http_client(options: OpenAIOptions) -> Any:
+    """Connections for every worker; a proxy of the environment is not asked for this machine's servers."""
+    limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
+        max_connections=options.max_concurrency + 8, max_keepalive_connections=options.max_concurrency + 8
+    )
+    return openai.DefaultAsyncHttpxClient(limits=limits, trust_env=not _is_loopback(options.url))
+
+
+def _again(failure: Failure) -> Failure:
+    return Failure(
+        kind=failure.kind, message=failure.message, retry=True, status=failure.status, wait_seconds=0.0
+    )
+
+
+def _key(options: OpenAIOptions) -> str | None:
+    """The API key. Raises `UserError` if it is not set and the server is not on this machine."""
+    key = os.environ.get(options.api_key_env)
+    if not key and not _is_loopback(options.url):
+        raise UserError(
+            f"no API key: environment variable {options.api_key_env} is not set (needed for {options.url})"
+        )
+    return key or None
+
+
+def _is_loopback(url: str) -> bool:
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")

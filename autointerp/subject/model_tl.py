@@ -1,0 +1,124 @@
+"""The subject run by TransformerLens' `TransformerBridge`."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from autointerp.config import SubjectConfig
+from autointerp.errors import UserError
+from autointerp.subject.layout import Layout
+from autointerp.subject.model import LayoutSubject, layer_of
+from autointerp.subject.model_hf import taps
+
+
+class TransformerLensSubject(LayoutSubject):
+    """A `TransformerBridge` on the same weights, unprocessed; attention is always `eager`."""
+
+    def __init__(self, bridge: Any, tokenizer: Any, device: torch.device, layout: Layout) -> None:
+        super().__init__(bridge, tokenizer, device, layout)
+        self._known: dict[str, str] = {}
+        for name in taps(layout):
+            theirs = _their_name(name)
+            if theirs in bridge.hook_dict:
+                self._known[name] = theirs
+        self._hook_points = list(self._known)
+
+    @classmethod
+    def load(cls, config: SubjectConfig, device: torch.device) -> TransformerLensSubject:
+        """Load the model of a configuration and wrap it.
+
+        Raises `UserError` as `autointerp.weights` does, and for a missing library or a model
+        TransformerLens has no adapter for.
+        """
+        from autointerp.weights import load_causal_lm, load_tokenizer, resolve
+
+        try:
+            from transformer_lens.model_bridge import TransformerBridge
+        except ImportError:
+            raise UserError(
+                "subject.backend: 'transformer_lens' needs: pip install 'autointerp[sae-lens]'; "
+                "accepted without it: 'huggingface'"
+            ) from None
+        model, tokenizer = load_causal_lm(
+            config.model,
+            device=str(device),
+            dtype=config.dtype,
+            revision=config.revision,
+            trust_remote_code=config.trust_remote_code,
+            attn_implementation="eager",
+        )
+        layout = Layout.of(model)  # before the bridge puts its own modules in the place of these
+        try:
+            bridge = TransformerBridge.boot_transformers(
+                resolve(config.model),
+                hf_model=model,
+                # The bridge gives its tokenizer BOS and padding tokens of its own: not to ours.
+                tokenizer=load_tokenizer(
+                    config.model, config.revision, trust_remote_code=config.trust_remote_code
+                ),
+                device=str(device),
+                dtype=getattr(torch, config.dtype),
+                revision=config.revision,
+                trust_remote_code=config.trust_remote_code,
+            )
+        except (ValueError, NotImplementedError, KeyError) as error:
+            raise UserError(
+                f"subject.backend: TransformerLens cannot run {config.model!r}: "
+                f"{(str(error).splitlines() or [type(error).__name__])[0]}; accepted: 'huggingface'"
+            ) from error
+        return cls(bridge, tokenizer, device, layout)
+
+    def activations(self, tokens: Tensor, hook_points: Sequence[str]) -> dict[str, Tensor]:
+        """Activations [batch, position, width] at each hook point; see `SubjectModel`."""
+        self.check_hook_points(hook_points)
+        self.check_tokens(tokens)
+        # The stream before a block is the stream after the one before it, which ends the pass earlier.
+        asked = {name: _their_name(_earlier(name)) for name in hook_points}
+        found: dict[str, Tensor] = {}
+        wanted = set(asked.values())
+
+        def record(value: Any, name: str) -> None:
+            tensor: Tensor = value[0] if isinstance(value, tuple) else value
+            found[name] = tensor.detach().clone()
+            if len(found) == len(wanted):
+                raise _stop(tensor)
+
+        hooks = [(name, _bound(record, name)) for name in sorted(wanted)]
+        with torch.no_grad(), self.model.hooks(fwd_hooks=hooks), contextlib.suppress(_stop_class()):
+            self.model(tokens, return_type=None)
+        return {name: found[theirs].flatten(2) for name, theirs in asked.items()}
+
+
+def _bound(record: Any, name: str) -> Any:
+    def hook_function(value: Any, hook: Any) -> None:
+        record(value, name)
+
+    return hook_function
+
+
+def _stop_class() -> type[Exception]:
+    from transformer_lens.model_bridge.exceptions import StopAtLayerException
+
+    stop: type[Exception] = StopAtLayerException
+    return stop
+
+
+def _stop(tensor: Tensor) -> Exception:
+    return _stop_class()(tensor)
+
+
+def _earlier(name: str) -> str:
+    where = layer_of(name)
+    if where and where[1] == "hook_resid_pre" and where[0] > 0:
+        return f"blocks.{where[0] - 1}.hook_resid_post"
+    return name
+
+
+def _their_name(name: str) -> str:
+    """`hook_mlp_in` is off by default in TransformerLens; the same tensor stands at `hook_resid_mid`."""
+    return name.replace(".hook_mlp_in", ".hook_resid_mid")
