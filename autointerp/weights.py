@@ -26,6 +26,8 @@ import re
 import shutil
 import tempfile
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -104,12 +106,13 @@ def load_causal_lm(
     if attn_implementation is not None:
         options["attn_implementation"] = attn_implementation
     try:
-        model = AutoModelForCausalLM.from_pretrained(
-            source,
-            dtype=dtype if dtype == "auto" else getattr(torch, dtype),
-            use_safetensors=True,
-            **options,
-        )
+        with _quiet(Path(source).is_dir()):
+            model = AutoModelForCausalLM.from_pretrained(
+                source,
+                dtype=dtype if dtype == "auto" else getattr(torch, dtype),
+                use_safetensors=True,
+                **options,
+            )
     except (OSError, ValueError, ImportError) as error:
         raise _cannot_load(name, revision, error) from error
     try:
@@ -314,6 +317,21 @@ def hash_files(files: list[Path], *, names: bool = True) -> str:
                 stream.seek(max(_MIB, size - _MIB))
                 digest.update(stream.read(_MIB))
     return digest.hexdigest()
+
+
+@contextmanager
+def _quiet(local: bool) -> Iterator[None]:
+    """No progress bar while weights on this disk are read, which takes no time; downloads keep theirs."""
+    from transformers.utils import logging
+
+    shown = logging.is_progress_bar_enabled()
+    if local:
+        logging.disable_progress_bar()
+    try:
+        yield
+    finally:
+        if shown:
+            logging.enable_progress_bar()
 
 
 def _revision_option(source: str, revision: str | None) -> dict[str, str]:

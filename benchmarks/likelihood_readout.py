@@ -196,7 +196,7 @@ def main() -> None:
         start = time.monotonic()
         replies = judge.complete(plan.requests)
         seconds[kind] += time.monotonic() - start
-        return plan, plan.read(replies, [""] * len(replies))
+        return plan, plan.read(replies)
 
     def pmi(text: str, prompts: Sequence[str]) -> list[float]:
         start = time.monotonic()

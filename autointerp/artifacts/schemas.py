@@ -94,6 +94,7 @@ VOCABULARY = DatasetSpec(
             _column("bytes", pa.binary(), "Exact bytes of the token; null for special tokens.", True),
             _column("special", pa.bool_(), "Whether the tokenizer calls it special (BOS, EOS, padding...)."),
             _column("n_occurrences", pa.uint64(), "Unmasked positions of the cached corpus that hold it."),
+            _column("n_occurrences_train", pa.uint64(), "Of those, the ones in train documents."),
         ]
     ),
 )
@@ -155,8 +156,9 @@ LATENTS = DatasetSpec(
             _column(
                 "top_tokens",
                 _TOP_TOKENS,
-                "Tokens it is active on, by summed activation, largest first: `token`, `n_active` positions, "
-                "`total` and `max` activation.",
+                "Tokens it is active on in the train documents (so that a label made from them can be judged on "
+                "the test windows), by summed activation, largest first: `token`, `n_active` positions, `total` "
+                "and `max` activation.",
             ),
             _column(
                 "top_logits",

@@ -42,7 +42,7 @@ class ExplainContext:
     model: LanguageModel | None
     tokens: TokenTable
     token_counts: np.ndarray
-    """Occurrences of each token in the cached corpus, [n_vocabulary] int64."""
+    """Occurrences of each token in the train documents of the cached corpus, [n_vocabulary] int64."""
     seed: int
 
     def rng(self, *keys: int) -> np.random.Generator:

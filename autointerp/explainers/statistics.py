@@ -142,9 +142,10 @@ def ranked_words(statistics: Mapping[str, Any], tokens: TokenTable, token_counts
     """A latent's top tokens with case and space variants merged, by summed activation, largest first.
 
     Tokens that are not readable text (parts of a character, special tokens) are left out; their
-    activation stays in the total that shares are taken of.
+    activation stays in the total that shares are taken of. `top_tokens` and `token_counts` are of
+    the train documents, whose share of the latent's activation is taken to be that of their tokens.
     """
-    total = float(statistics["n_active_tokens"]) * float(statistics["mean_activation"] or 0.0)
+    total = _train_total(statistics, token_counts)
     groups: dict[str, list[tuple[float, str, int, int]]] = {}
     for row in statistics["top_tokens"]:
         raw = tokens.text([row["token"]])
@@ -197,6 +198,15 @@ def readable(text: str) -> bool:
         text in _NAMES
         or not any(c == "\ufffd" or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") for c in text)
     )
+
+
+def _train_total(statistics: Mapping[str, Any], token_counts: np.ndarray) -> float:
+    """The latent's summed activation in the train documents, estimated; at least what is listed."""
+    whole = float(statistics["n_active_tokens"]) * float(statistics["mean_activation"] or 0.0)
+    density = float(statistics["density"])
+    n_tokens = float(statistics["n_active_tokens"]) / density if density > 0 else 0.0
+    train = min(1.0, float(token_counts.sum()) / n_tokens) if n_tokens > 0 else 1.0
+    return max(whole * train, sum(float(row["total"]) for row in statistics["top_tokens"]))
 
 
 def _mean_reliability(words: Sequence[Word]) -> float | None:

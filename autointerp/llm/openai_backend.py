@@ -3,24 +3,25 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import os
+import random
 import threading
 import time
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from ipaddress import ip_address
 from queue import SimpleQueue
 from typing import Any
 from urllib.parse import urlsplit
 
-import openai
-from tenacity import AsyncRetrying, RetryCallState, retry_if_exception, stop_after_attempt
-from tenacity.wait import wait_random_exponential
-
 from autointerp.config import digest
 from autointerp.errors import ModelUnavailableError, UserError, nearest
-from autointerp.llm.openai_errors import Failure, understand
+from autointerp.llm.openai_errors import AttemptError, Failure, exception_failure, status_failure
+from autointerp.llm.openai_http import ConnectError, DroppedError, open_transport
 from autointerp.llm.openai_limit import AdaptiveLimit
 from autointerp.llm.openai_wire import (
+    MalformedReplyError,
     UnsupportedRequestError,
     endpoint_of,
     parse_reply,
@@ -34,13 +35,10 @@ FIRST_CONTACT_TRIES = 3
 MOST_LOST = 16
 """Requests in a row that could not even connect, all retries spent, before giving up altogether."""
 
+FIRST_WAIT_SECONDS = 0.5
+"""Longest wait before the second attempt; it doubles with each attempt after that."""
+
 _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
-
-
-class _AttemptError(Exception):
-    def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.message)
-        self.failure = failure
 
 
 class OpenAIBackend:
@@ -65,13 +63,8 @@ class OpenAIBackend:
         told = [options.model, options.revision, options.api, options.extra_body, sorted(options.omit)]
         self.identity = f"openai:{options.model}#{digest(told)}"
         self._key = _key(options)
-        self._client = openai.AsyncOpenAI(
-            api_key=self._key or "none",
-            base_url=options.url,
-            timeout=options.timeout_seconds,
-            max_retries=0,
-            http_client=_http_client(options),
-        )
+        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
+        self._transport = open_transport(options.url, headers)
         self._limit = AdaptiveLimit(options.max_concurrency)
         self._answered = self._succeeded = False
         self._n_lost = 0
@@ -105,7 +98,7 @@ class OpenAIBackend:
         """Close the connections and end the thread."""
         if self._loop.is_closed():
             return
-        asyncio.run_coroutine_threadsafe(self._client.close(), self._loop).result(timeout=10)
+        asyncio.run_coroutine_threadsafe(self._transport.close(), self._loop).result(timeout=10)
         self._loop.call_soon_threadsafe(self._loop.stop)
         self._thread.join(timeout=10)
         self._loop.close()
@@ -146,64 +139,58 @@ class OpenAIBackend:
         except UnsupportedRequestError as error:
             return self._error(ErrorKind.BAD_REQUEST, str(error))
         begun = time.perf_counter()
-        try:
-            async for attempt in self._attempts():
-                with attempt:
-                    reply = await self._attempt(request)
-        except _AttemptError as error:
-            failure = error.failure
+        n_attempts = 0
+        while True:
+            n_attempts += 1
+            try:
+                return await self._attempt(request)
+            except AttemptError as error:
+                failure = error.failure
             # A 403 or 404 after successes is about that one request, as some routers answer.
             fatal = failure.fatal is not None and not (failure.status in (403, 404) and self._succeeded)
-            if fatal or (failure.no_contact and not self._answered):
-                raise await self._unavailable(failure) from None
-            if failure.no_contact:
-                self._n_lost += 1
-                if self._n_lost >= MOST_LOST:
-                    raise await self._unavailable(failure) from None
-            return self._error(failure.kind, self._clean(failure.message), time.perf_counter() - begun)
-        return reply
+            first_contact = failure.no_contact and not self._answered
+            if fatal or (first_contact and n_attempts >= FIRST_CONTACT_TRIES):
+                raise await self._unavailable(failure)
+            if not failure.retry or (n_attempts > self.options.max_retries and not first_contact):
+                break
+            await asyncio.sleep(self._wait_seconds(failure, n_attempts))
+        if failure.no_contact:
+            self._n_lost += 1
+            if self._n_lost >= MOST_LOST:
+                raise await self._unavailable(failure)
+        return self._error(failure.kind, self._clean(failure.message), time.perf_counter() - begun)
 
-    def _attempts(self) -> AsyncRetrying:
-        options = self.options
-        backoff = wait_random_exponential(multiplier=0.5, max=options.max_retry_wait_seconds)
-
-        def retry(error: BaseException) -> bool:
-            return isinstance(error, _AttemptError) and error.failure.retry
-
-        def wait(state: RetryCallState) -> float:
-            error = state.outcome.exception() if state.outcome else None
-            asked = error.failure.wait_seconds if isinstance(error, _AttemptError) else None
-            return backoff(state) if asked is None else asked + 0.1 * backoff(state)
-
-        def stop(state: RetryCallState) -> bool:
-            error = state.outcome.exception() if state.outcome else None
-            if isinstance(error, _AttemptError) and error.failure.no_contact and not self._answered:
-                return state.attempt_number >= FIRST_CONTACT_TRIES
-            return bool(stop_after_attempt(options.max_retries + 1)(state))
-
-        return AsyncRetrying(retry=retry_if_exception(retry), wait=wait, stop=stop, reraise=True)
+    def _wait_seconds(self, failure: Failure, n_attempts: int) -> float:
+        """Exponential back-off with full jitter; on top of what the server asks, a tenth of it."""
+        most = min(self.options.max_retry_wait_seconds, FIRST_WAIT_SECONDS * 2 ** (n_attempts - 1))
+        jitter = random.uniform(0.0, most)
+        return jitter if failure.wait_seconds is None else failure.wait_seconds + 0.1 * jitter
 
     async def _attempt(self, request: Request) -> Reply:
+        """One attempt. Raises `AttemptError`."""
         async with self._limit:
             begun = time.perf_counter()
-            path = _PATHS[endpoint_of(request, self.options)]
             echo_max_tokens = self._echo_max_tokens
-            body = request_body(request, self.options, echo_max_tokens)
+            fields = request_body(request, self.options, echo_max_tokens)
+            body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+            path = _PATHS[endpoint_of(request, self.options)]
             try:
-                answer = await self._client.post(path, body=body, cast_to=object)
-                reply = parse_reply(request, answer, self.options, time.perf_counter() - begun)
-            except Exception as error:
-                failure = understand(error)
-                if failure is None:
-                    raise
+                answer = await self._transport.send("POST", path, body, self.options.timeout_seconds)
+                if answer.status != 200:
+                    failure = status_failure(answer)
+                    if failure.status == 429 and failure.retry:
+                        self._limit.cut(failure.wait_seconds)
+                    if fields.get("echo") and echo_max_tokens == 0 and failure.status in (400, 422):
+                        self._echo_max_tokens = 1  # a server that must generate something
+                        failure = replace(failure, retry=True, wait_seconds=0.0)
+                    self._answered, self._n_lost = True, 0
+                    raise AttemptError(failure)
+                reply = parse_reply(request, _json(answer.body), self.options, time.perf_counter() - begun)
+            except (TimeoutError, ConnectError, DroppedError, MalformedReplyError) as error:
+                failure = exception_failure(error)
                 if not failure.no_contact:
                     self._answered, self._n_lost = True, 0
-                if failure.status == 429:
-                    self._limit.cut(failure.wait_seconds)
-                if body.get("echo") and echo_max_tokens == 0 and failure.status in (400, 422):
-                    self._echo_max_tokens = 1  # a server that must generate something
-                    failure = _again(failure)
-                raise _AttemptError(failure) from error
+                raise AttemptError(failure) from error
             self._answered = self._succeeded = True
             self._n_lost = 0
             self._limit.grow()
@@ -221,9 +208,9 @@ class OpenAIBackend:
 
     async def _models_there(self) -> str:
         try:
-            listed: Any = await self._client.get("/models", cast_to=object, options={"timeout": 5.0})
-            names = [str(item["id"]) for item in listed["data"]]
-        except (openai.OpenAIError, TypeError, KeyError, ValueError):
+            answer = await self._transport.send("GET", "/models", b"", 5.0)
+            names = [str(item["id"]) for item in json.loads(answer.body)["data"]]
+        except (TimeoutError, ConnectError, DroppedError, TypeError, KeyError, ValueError):
             return ""
         close = nearest(self.options.model, names)
         if self.options.model in names:
@@ -238,18 +225,11 @@ class OpenAIBackend:
         return message.replace(self._key, "***") if self._key else message
 
 
-def _http_client(options: OpenAIOptions) -> Any:
-    """Connections for every worker; a proxy of the environment is not asked for this machine's servers."""
-    limits = type(openai.DEFAULT_CONNECTION_LIMITS)(
-        max_connections=options.max_concurrency + 8, max_keepalive_connections=options.max_concurrency + 8
-    )
-    return openai.DefaultAsyncHttpxClient(limits=limits, trust_env=not _is_loopback(options.url))
-
-
-def _again(failure: Failure) -> Failure:
-    return Failure(
-        kind=failure.kind, message=failure.message, retry=True, status=failure.status, wait_seconds=0.0
-    )
+def _json(body: bytes) -> Any:
+    try:
+        return json.loads(body)
+    except ValueError as error:
+        raise MalformedReplyError(f"the body is not JSON: {error}") from None
 
 
 def _key(options: OpenAIOptions) -> str | None:
@@ -259,6 +239,9 @@ def _key(options: OpenAIOptions) -> str | None:
         raise UserError(
             f"no API key: environment variable {options.api_key_env} is not set (needed for {options.url})"
         )
+    key = (key or "").strip()
+    if not (key.isascii() and key.isprintable()):
+        raise UserError(f"environment variable {options.api_key_env} holds no API key: odd characters in it")
     return key or None
 
 

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 from time import time
-from typing import Any
 
-import openai
-
+from autointerp.llm.openai_http import ConnectError, DroppedError, HttpAnswer
 from autointerp.llm.openai_wire import MalformedReplyError
 from autointerp.llm.types import ErrorKind
 
@@ -41,63 +40,41 @@ class Failure:
     """What the server asked to wait."""
 
 
-def understand(error: Exception) -> Failure | None:
-    """What an exception of the client means; None for one that is a defect of the program."""
-    if isinstance(error, openai.APITimeoutError):
-        return Failure(kind=ErrorKind.TIMEOUT, message="no reply in time", retry=True)
-    if isinstance(error, openai.APIStatusError):
-        return _status(error)
-    if isinstance(error, openai.APIConnectionError):
-        cause = error.__cause__ or error
-        refused = type(cause).__name__ in ("ConnectError", "ConnectTimeout", "UnsupportedProtocol")
-        message = f"{type(cause).__name__}: {cause}".rstrip(": ")
-        return Failure(kind=ErrorKind.CONNECTION, message=message, retry=True, no_contact=refused)
-    if isinstance(error, MalformedReplyError | openai.APIResponseValidationError | json.JSONDecodeError):
-        return Failure(kind=ErrorKind.MALFORMED, message=_one_line(str(error)), retry=True)
-    if isinstance(error, openai.APIError):
-        return Failure(kind=ErrorKind.SERVER, message=_one_line(error.message), retry=True)
-    return None
+class AttemptError(Exception):
+    """One attempt failed."""
+
+    def __init__(self, failure: Failure) -> None:
+        super().__init__(failure.message)
+        self.failure = failure
 
 
-def _status(error: openai.APIStatusError) -> Failure:
-    status = error.status_code
-    message = f"HTTP {status}: {_one_line(_detail(error))}"
-    told = f"{error.code} {error.type} {message}"
+def exception_failure(error: TimeoutError | ConnectError | DroppedError | MalformedReplyError) -> Failure:
+    """What an exception of one attempt means; all of them may pass."""
+    if isinstance(error, ConnectError):
+        return Failure(kind=ErrorKind.CONNECTION, message=one_line(str(error)), retry=True, no_contact=True)
+    if isinstance(error, DroppedError):
+        return Failure(kind=ErrorKind.CONNECTION, message=one_line(str(error)), retry=True)
+    if isinstance(error, MalformedReplyError):
+        return Failure(kind=ErrorKind.MALFORMED, message=one_line(str(error)), retry=True)
+    return Failure(kind=ErrorKind.TIMEOUT, message="no reply in time", retry=True)
+
+
+def status_failure(answer: HttpAnswer) -> Failure:
+    """What a response with a status other than 200 means."""
+    status = answer.status
+    detail, codes = _detail(answer.body)
+    message = f"HTTP {status}: {one_line(detail)}"
+    told = f"{codes} {detail}"
     if status == 403 and _FILTERED.search(told):
         return Failure(kind=ErrorKind.CONTENT_FILTER, message=message, retry=False, status=status)
-    if status in (401, 403):
-        return Failure(
-            kind=ErrorKind.BAD_REQUEST,
-            message=f"HTTP {status}",
-            retry=False,
-            fatal=f"the server refuses the API key (HTTP {status})",
-            status=status,
-        )
-    if status == 402 or (status == 429 and _NO_CREDIT.search(told)):
-        return Failure(
-            kind=ErrorKind.RATE_LIMIT,
-            message=message,
-            retry=False,
-            fatal=f"the account is out of credit ({message})",
-            status=status,
-        )
-    if status == 404:
-        return Failure(
-            kind=ErrorKind.BAD_REQUEST,
-            message=message,
-            retry=False,
-            fatal=f"no such model or endpoint ({message})",
-            status=status,
-        )
+    if reason := _fatal(status, told, message, answer.headers):
+        kind = ErrorKind.RATE_LIMIT if status in (402, 429) else ErrorKind.BAD_REQUEST
+        shown = f"HTTP {status}" if status == 401 else message  # a 401 may repeat part of the key
+        return Failure(kind=kind, message=shown, retry=False, fatal=reason, status=status)
     if status in _RETRIED_STATUS or status >= 500:
         kind = {408: ErrorKind.TIMEOUT, 429: ErrorKind.RATE_LIMIT}.get(status, ErrorKind.SERVER)
-        return Failure(
-            kind=kind,
-            message=message,
-            retry=True,
-            status=status,
-            wait_seconds=retry_after(error.response.headers),
-        )
+        wait = retry_after(answer.headers)
+        return Failure(kind=kind, message=message, retry=True, status=status, wait_seconds=wait)
     kind = ErrorKind.BAD_REQUEST
     if status == 413 or _TOO_LONG.search(told):
         kind = ErrorKind.TOO_LONG
@@ -106,36 +83,47 @@ def _status(error: openai.APIStatusError) -> Failure:
     return Failure(kind=kind, message=message, retry=False, status=status)
 
 
-def retry_after(headers: Any) -> float | None:
-    """Seconds a server asks to wait: `retry-after-ms`, or `Retry-After` in seconds or as a date."""
+def retry_after(headers: Mapping[str, str]) -> float | None:
+    """Seconds a server asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date."""
+    for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
+        try:
+            return max(0.0, float(headers[name]) * unit)
+        except (KeyError, ValueError):
+            continue
     try:
-        if (milliseconds := headers.get("retry-after-ms")) is not None:
-            return max(0.0, float(milliseconds) / 1000)
-    except ValueError:
-        pass
-    value = headers.get("retry-after")
-    if value is None:
-        return None
-    try:
-        return max(0.0, float(value))
-    except ValueError:
-        pass
-    try:
-        return max(0.0, parsedate_to_datetime(value).timestamp() - time())
-    except ValueError:
+        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time())
+    except (KeyError, ValueError):
         return None
 
 
-def _detail(error: openai.APIStatusError) -> str:
-    body = error.body
-    if isinstance(body, dict):
-        inner = body.get("error", body)
-        if isinstance(inner, dict):
-            inner = inner.get("message", inner.get("detail", inner))
-        return str(inner)
-    return str(body or error.message)
-
-
-def _one_line(text: str) -> str:
+def one_line(text: str) -> str:
+    """A server's text on one line of at most 300 characters."""
     text = " ".join(text.split())
     return text if len(text) <= 300 else text[:300] + "..."
+
+
+def _fatal(status: int, told: str, message: str, headers: Mapping[str, str]) -> str | None:
+    if status in (401, 403):
+        return f"the server refuses the API key (HTTP {status})"
+    if status == 402 or (status == 429 and _NO_CREDIT.search(told)):
+        return f"the account is out of credit ({message})"
+    if status == 404:
+        return f"no such model or endpoint ({message})"
+    if 300 <= status < 400:
+        return f"the server redirects (HTTP {status}) to {headers.get('location')}; set base_url to that"
+    return None
+
+
+def _detail(body: bytes) -> tuple[str, str]:
+    """The message of an error body, and its code and type."""
+    text = body[:10_000].decode("utf-8", "replace")
+    try:
+        value = json.loads(text)
+    except ValueError:
+        return text, ""
+    while isinstance(value, dict):
+        inner = next((value[name] for name in ("error", "message", "detail") if value.get(name)), None)
+        if not isinstance(inner, dict):
+            return str(inner or value), f"{value.get('code')} {value.get('type')}"
+        value = inner
+    return str(value), ""

@@ -81,9 +81,11 @@ class OpenAIOptions(BackendOptions):
     revision: str | None = None
     """Any text that tells apart two models served under one name: stored replies are kept apart by it,
     and not by `base_url`, so that a server may move."""
-    supports: list[Capability] | None = Field(None, strict=False)
-    """What the server can do, where it is not what `api` promises: `generate`, `top_logprobs`,
-    `likelihood`, `prompt_logprobs`, `json_schema`."""
+    supports: (
+        list[Literal["generate", "top_logprobs", "likelihood", "prompt_logprobs", "json_schema"]] | None
+    ) = None
+    """What the server can do, where it is not what `api` promises: `chat` is taken to generate, with
+    top_logprobs and json_schema; `completions` with top_logprobs, likelihood and prompt_logprobs."""
     max_concurrency: Annotated[int, Field(ge=1, le=4096)] = not_a_result(32)
     """Most requests in flight. Halved when the server says 429, then grown again slowly."""
     timeout_seconds: Annotated[float, Field(gt=0)] = not_a_result(120.0)
@@ -130,7 +132,7 @@ class OpenAIOptions(BackendOptions):
     def capabilities(self) -> frozenset[Capability]:
         """`supports`, else what the endpoints of `api` usually offer."""
         if self.supports is not None:
-            return frozenset(self.supports)
+            return frozenset(Capability(name) for name in self.supports)
         return {"chat": _CHAT, "completions": _COMPLETIONS, "both": _CHAT | _COMPLETIONS}[self.api]
 
 

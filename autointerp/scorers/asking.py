@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, overload
 
 from autointerp.llm.types import LanguageModel, Reply, Request, Usage
 from autointerp.scorers.base import Item, Judged, Judgement
@@ -28,19 +28,41 @@ def carry_out(plans: Sequence[Plan], model: LanguageModel) -> list[tuple[list[Ju
     The usage of a plan is that of all its own requests, shared or stored ones included: what the
     item would cost alone. A request that several items share is counted for each of them.
     """
-    keys = [[request.key(model.identity) for request in plan.requests] for plan in plans]
-    distinct = {
-        key: request
-        for plan, plan_keys in zip(plans, keys, strict=True)
-        for key, request in zip(plan_keys, plan.requests, strict=True)
-    }
+    names = [[_name(request) for request in plan.requests] for plan in plans]
+    distinct: dict[Hashable, Request] = {}
+    for plan, own in zip(plans, names, strict=True):
+        distinct.update(zip(own, plan.requests, strict=True))
     replies = dict(zip(distinct, model.complete(list(distinct.values())), strict=True))
     results = []
-    for plan, plan_keys in zip(plans, keys, strict=True):
-        judgements = plan.read([replies[key] for key in plan_keys], plan_keys)
-        usage = total_usage([replies[key] for key in dict.fromkeys(plan_keys)])
+    for plan, own in zip(plans, names, strict=True):
+        judgements = plan.read([replies[name] for name in own], Keys(plan.requests, model.identity))
+        usage = total_usage([replies[name] for name in dict.fromkeys(own)])
         results.append((sorted(judgements, key=lambda j: (j.example, j.kind)), usage))
     return results
+
+
+def _name(request: Request) -> Hashable:
+    """Equal for equal requests, and much cheaper than their hash."""
+    return request if request.json_schema is None else request.key("")
+
+
+class Keys(Sequence[str]):
+    """Hashes of requests, each made when it is read: a window of words needs one of a hundred."""
+
+    def __init__(self, requests: Sequence[Request], identity: str) -> None:
+        self._requests, self._identity = requests, identity
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+    @overload
+    def __getitem__(self, index: slice) -> Sequence[str]: ...
+    def __getitem__(self, index: int | slice) -> str | Sequence[str]:
+        if isinstance(index, slice):
+            return Keys(self._requests[index], self._identity)
+        return self._requests[index].key(self._identity)
+
+    def __len__(self) -> int:
+        return len(self._requests)
 
 
 def total_usage(replies: Sequence[Reply]) -> Usage:

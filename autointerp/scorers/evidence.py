@@ -54,8 +54,8 @@ class Evidence:
 
     values: np.ndarray | None = None
     """Nats, [n_units] float64; None unless `status` is `ok`."""
-    keys: tuple[str, ...] = ()
-    """Hash of the request that each unit's evidence comes from, [n_units]."""
+    requests: tuple[int, ...] = ()
+    """Which request of the plan each unit's evidence comes from, [n_units]."""
     status: str = "ok"
     reason: str | None = None
 
@@ -106,17 +106,17 @@ class EvidencePlan:
             if text
         ]
 
-    def read(self, replies: Sequence[Reply], keys: Sequence[str]) -> list[Evidence]:
+    def read(self, replies: Sequence[Reply]) -> list[Evidence]:
         """Evidence for each window, in order."""
         texts = [text for text in self.asked if text]
         n = len(texts)
         if self.kind == "context":
-            told = {text: (replies[i], replies[n + i], keys[i]) for i, text in enumerate(texts)}
+            told = {text: (replies[i], replies[n + i], i) for i, text in enumerate(texts)}
             return [
                 context_evidence(*told[text], pieces) if text else _NOTHING
                 for text, pieces in zip(self.asked, self.windows, strict=True)
             ]
-        by_word = {w: _word_evidence(replies[i], replies[n + i], keys[i]) for i, w in enumerate(texts)}
+        by_word = {w: _word_evidence(replies[i], replies[n + i], i) for i, w in enumerate(texts)}
         return [_gathered([by_word[word] for word in words.words]) for words in self.words]
 
     def units_under(self, index: int, marks: np.ndarray) -> list[int]:
@@ -136,14 +136,14 @@ class EvidencePlan:
         )
 
 
-def _word_evidence(named: Reply, unnamed: Reply, key: str) -> Evidence:
+def _word_evidence(named: Reply, unnamed: Reply, request: int) -> Evidence:
     """Evidence of one word, [1]."""
     for reply in (named, unnamed):
         if not reply.ok:
             return Evidence(status="error", reason=error_reason(reply))
         if not reply.tokens or any(token.logprob is None for token in reply.tokens):
             return Evidence(status="unparsed", reason="the reply has no log-probabilities")
-    return Evidence(values=np.array([named.logprob - unnamed.logprob]), keys=(key,))
+    return Evidence(values=np.array([named.logprob - unnamed.logprob]), requests=(request,))
 
 
 def _gathered(parts: Sequence[Evidence]) -> Evidence:
@@ -154,10 +154,10 @@ def _gathered(parts: Sequence[Evidence]) -> Evidence:
         if part.values is None:
             return part
     values = np.concatenate([part.values for part in parts if part.values is not None])
-    return Evidence(values=values, keys=tuple(key for part in parts for key in part.keys))
+    return Evidence(values=values, requests=tuple(i for part in parts for i in part.requests))
 
 
-def context_evidence(named: Reply, unnamed: Reply, key: str, texts: Sequence[str]) -> Evidence:
+def context_evidence(named: Reply, unnamed: Reply, request: int, texts: Sequence[str]) -> Evidence:
     """Evidence at each token of a window, each given what stands to its left, [n_tokens].
 
     log p(token | prefix with the explanation, left context) - log p(token | prefix without,
@@ -172,7 +172,7 @@ def context_evidence(named: Reply, unnamed: Reply, key: str, texts: Sequence[str
         if not reply.tokens or spans is None or any(t.logprob is None for t in reply.tokens):
             return Evidence(status="unparsed", reason="the reply's tokens do not spell the window")
         totals.append(carry_over([t.logprob or 0.0 for t in reply.tokens], spans, bounds))
-    return Evidence(values=totals[0] - totals[1], keys=(key,) * len(texts))
+    return Evidence(values=totals[0] - totals[1], requests=(request,) * len(texts))
 
 
 def evidence_prompts() -> dict[str, str]:

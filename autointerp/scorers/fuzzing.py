@@ -162,7 +162,10 @@ def on_active_words(window: Window, table: TokenTable) -> np.ndarray:
     words = words_of(table.texts(window.tokens))
     active = window.activations > 0
     touched = set(words.under(active))
-    return active | np.array([bool(touched.intersection(own)) for own in words.of_token], dtype=bool)
+    return np.array(
+        [bool(on or touched.intersection(own)) for on, own in zip(active, words.of_token, strict=True)],
+        dtype=bool,
+    )
 
 
 def _shown(window: Window, kind: str, label: bool, marks: np.ndarray, context: JudgeContext) -> Shown:

@@ -25,7 +25,7 @@ def likelihood_plan(
 
     def read(replies: Sequence[Reply], keys: Sequence[str]) -> list[Judgement]:
         judgements = []
-        for i, (s, told) in enumerate(zip(shown, evidence.read(replies, keys), strict=True)):
+        for i, (s, told) in enumerate(zip(shown, evidence.read(replies), strict=True)):
             if told.values is None:
                 judgements.append(s.judgement(status=told.status, reason=told.reason))
                 continue
@@ -33,7 +33,7 @@ def likelihood_plan(
             if not units:
                 judgements.append(s.judgement(status="error", reason="the marks stand on no word"))
                 continue
-            key = told.keys[units[int(np.argmax(told.values[units]))]]
+            key = keys[told.requests[units[int(np.argmax(told.values[units]))]]]
             judgements.append(s.judgement(request=key, **decision(pool(told.values[units]))))
         return judgements
 

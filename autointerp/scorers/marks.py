@@ -37,8 +37,9 @@ def place_weights(marks: Sequence[np.ndarray], n_tokens: int) -> np.ndarray:
     for flags in marks:
         places = np.flatnonzero(flags) / max(1, len(flags) - 1) * (n_tokens - 1)
         np.add.at(counts, places.round().astype(int), 1.0)
-    padded = np.concatenate([[0.0], counts, [0.0]])
-    return padded[:-2] + 2 * padded[1:-1] + padded[2:]
+    padded: np.ndarray = np.concatenate([[0.0], counts, [0.0]])
+    smoothed: np.ndarray = padded[:-2] + 2 * padded[1:-1] + padded[2:]
+    return smoothed
 
 
 def false_marks(
@@ -58,7 +59,7 @@ def false_marks(
     todo = list(runs)
     while todo:
         length = todo.pop(0)
-        touching = np.convolve(marks, np.ones(3), mode="same") > 0
+        touching = marks | np.append(marks[1:], False) | np.append(False, marks[:-1])
         starts = _starts(free & ~touching, length)
         if len(starts) == 0:
             starts = _starts(free, length)

@@ -116,8 +116,8 @@ def auroc(positive: Sequence[float] | np.ndarray, negative: Sequence[float] | np
         spread = 1 + ((m + n) / 2 - 1) * ((1 - t) / (2 - t) + t / (1 + t))
         return (area - t) ** 2 - _Z**2 * t * (1 - t) / (m * n) * spread
 
-    low = 0.0 if area <= 0 else float(brentq(excess, 0.0, area))
-    high = 1.0 if area >= 1 else float(brentq(excess, area, 1.0))
+    low = 0.0 if area <= 0 else float(brentq(excess, 0.0, min(area, 1 - 1e-9)))
+    high = 1.0 if area >= 1 else float(brentq(excess, max(area, 1e-9), 1.0))
     return Interval(area, low, high)
 
 

@@ -199,13 +199,13 @@ def _likelihood_plan(
 
     def read(replies: Sequence[Reply], keys: Sequence[str]) -> list[Judgement]:
         judgements = []
-        for i, (window, told) in enumerate(zip(shown, plan.read(replies, keys), strict=True)):
+        for i, (window, told) in enumerate(zip(shown, plan.read(replies), strict=True)):
             if told.values is None:
                 columns: dict[str, Any] = {"status": told.status, "reason": told.reason}
                 judgements.append(_judgement(window, None, columns))
                 continue
             values = [float(v) for v in np.maximum(plan.on_tokens(i, told.values), 0.0)]
-            key = told.keys[int(np.argmax(told.values))]
+            key = keys[told.requests[int(np.argmax(told.values))]]
             judgements.append(_judgement(window, key, {"predicted_activations": values}))
         return judgements
 

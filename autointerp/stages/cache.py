@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import itertools
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -84,7 +84,7 @@ def cache(config: RunConfig, run: RunDirectory) -> StepResult:
         )
     positions = _Positions.of(run, reader.is_masked)
     n_latent_shards = _transpose(config, run, reader, counts, positions)
-    _write_vocabulary(run, subject, positions.token_counts)
+    _write_vocabulary(run, subject, positions)
     status = pc.value_counts(run.dataset("latents").read(columns=["status"]).column("status")).to_pylist()
     n_contexts = len(positions.is_test)
     return StepResult(
@@ -202,24 +202,31 @@ class _Positions:
 
     is_test: NDArray[np.bool_]
     """Split of each context, [n_contexts]."""
-    n_positions: int
-    """Unmasked positions."""
     token_counts: NDArray[np.int64]
-    """Unmasked occurrences of each token, up to the largest seen."""
+    """Unmasked occurrences of each token in train and test documents, [2, n_tokens_seen]."""
+
+    @property
+    def n_positions(self) -> int:
+        """Unmasked positions."""
+        return int(self.token_counts.sum())
 
     @classmethod
-    def of(cls, run: RunDirectory, is_masked: Any) -> _Positions:
-        is_test, n_positions, counts = [], 0, np.zeros(0, dtype=np.int64)
+    def of(
+        cls, run: RunDirectory, is_masked: Callable[[NDArray[np.uint32]], NDArray[np.bool_]]
+    ) -> _Positions:
+        is_test: list[NDArray[np.bool_]] = []
+        counts = np.zeros((2, 0), dtype=np.int64)
         for table in run.dataset("contexts").iter_shards(columns=["split", "tokens"]):
-            is_test.append(pc.equal(table.column("split"), "test").to_numpy())
+            in_test = pc.equal(table.column("split"), "test").to_numpy()
             column = table.column("tokens").combine_chunks()
             tokens = column.flatten().to_numpy().reshape(len(column), -1)
-            kept = tokens[~is_masked(tokens)]
-            n_positions += len(kept)
-            seen = np.bincount(kept, minlength=len(counts))
-            seen[: len(counts)] += counts
-            counts = seen
-        return cls(is_test=np.concatenate(is_test), n_positions=n_positions, token_counts=counts)
+            kept = ~is_masked(tokens)
+            width = max(counts.shape[1], int(tokens.max(initial=0)) + 1)
+            counts = np.pad(counts, ((0, 0), (0, width - counts.shape[1])))
+            for side in (0, 1):
+                counts[side] += np.bincount(tokens[kept & (in_test == side)[:, None]], minlength=width)
+            is_test.append(in_test)
+        return cls(is_test=np.concatenate(is_test), token_counts=counts)
 
 
 def _transpose(
@@ -267,13 +274,14 @@ def _transpose(
     return len(ranges)
 
 
-def _write_vocabulary(run: RunDirectory, subject: Any, token_counts: NDArray[np.int64]) -> None:
+def _write_vocabulary(run: RunDirectory, subject: Any, positions: _Positions) -> None:
     from autointerp.subject.vocabulary import vocabulary_table
 
-    table = vocabulary_table(subject.tokenizer, len(token_counts))
-    counts = np.zeros(table.num_rows, dtype=np.uint64)
-    counts[: len(token_counts)] = token_counts
-    table = table.append_column("n_occurrences", pa.array(counts))
+    counts = positions.token_counts
+    table = vocabulary_table(subject.tokenizer, counts.shape[1])
+    counts = np.pad(counts, ((0, 0), (0, table.num_rows - counts.shape[1]))).astype(np.uint64)
+    table = table.append_column("n_occurrences", pa.array(counts.sum(axis=0)))
+    table = table.append_column("n_occurrences_train", pa.array(counts[0]))
     write_shard(run.shard("vocabulary", index=0), table, DATASETS["vocabulary"])
 
 

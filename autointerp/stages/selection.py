@@ -81,10 +81,10 @@ def read_records(run: RunDirectory, latents: Sequence[int], split: str | None) -
 
 
 def read_vocabulary(run: RunDirectory) -> tuple[TokenTable, np.ndarray]:
-    """The run's tokens as text, and how often each occurs, [n_vocabulary] int64."""
+    """The run's tokens as text, and how often each occurs in train documents, [n_vocabulary] int64."""
     table = run.dataset("vocabulary").read()
     tokens = TokenTable(table.column("bytes").to_pylist(), table.column("text").to_pylist())
-    return tokens, table.column("n_occurrences").to_numpy().astype(np.int64)
+    return tokens, table.column("n_occurrences_train").to_numpy().astype(np.int64)
 
 
 def _windows(table: pa.Table, split: str) -> list[tuple[int, Window]]:

@@ -59,6 +59,8 @@ class SaeLensDictionary:
     `topk` and `abstopk`, which hand over their top-k without a dense tensor; `abstopk`, whose latents
     may be negative; `matching_pursuit`, which encodes in as many rounds as a position has latents.
 
+    The SAE given is taken over: a top-k one's own `encode` gives pre-activations from then on.
+
     A dictionary trained on a model whose weights were centred (`center_writing_weights`, as
     gpt2-small-res-jb) is given the raw activations minus their mean over the model dimension, which is
     what centring every matrix that writes to the residual stream amounts to; so the subject needs no
@@ -83,7 +85,8 @@ class SaeLensDictionary:
         self._head: int | None = self.metadata.get("hook_head_index")
         self.d_in = int(sae.cfg.d_in)
         self._centred = self._must_be_centred(subject_uses_rms_norm)
-        self._top_k = _sparse_top_k(sae)
+        self._k = _take_over_top_k(sae)
+        self._signed = architecture == "abstopk"
         self._identity: str | None = None
 
     @classmethod
@@ -129,10 +132,11 @@ class SaeLensDictionary:
         if self.sae.cfg.reshape_activations == "hook_z":
             x = x[:, None, :]  # SAELens flattens (heads, d_head); ours are flat already: one wide head
         latents = self.sae.encode(x)
-        if self._top_k is None:
+        if self._k is None:
             return SparseLatents.from_dense(latents)
-        k = min(self._top_k, self.n_latents)
-        return SparseLatents.from_top_k(latents._indices()[1].view(-1, k), latents._values().view(-1, k))
+        indices = (latents.abs() if self._signed else latents).topk(self._k, dim=-1, sorted=False).indices
+        values = latents.gather(-1, indices)
+        return SparseLatents.from_top_k(indices, values if self._signed else values.relu())
 
     def _must_be_centred(self, rms_norm: bool) -> bool:
         kwargs = self.metadata.get("model_from_pretrained_kwargs") or {}
@@ -149,27 +153,16 @@ class SaeLensDictionary:
         return bool(kwargs.get("center_writing_weights")) and to_stream and not rms_norm
 
 
-def _sparse_top_k(sae: Any) -> int | None:
-    """Let a top-k architecture give its latents as a sparse tensor; its k, or None for other kinds."""
+def _take_over_top_k(sae: Any) -> int | None:
+    """Let a top-k architecture's `encode` stop before it scatters; its k, or None for other kinds."""
     from sae_lens.saes.abstopk_sae import AbsTopK
     from sae_lens.saes.topk_sae import TopK
 
-    activation = sae.activation_fn
-    if isinstance(activation, TopK):
-        sae.activation_fn = TopK(activation.k, use_sparse_activations=True)
-        return int(activation.k)
-    if isinstance(activation, AbsTopK):
-        k = int(activation.k)
-
-        def by_magnitude(x: Tensor) -> Tensor:
-            latent = x.abs().topk(k, dim=-1, sorted=False).indices
-            row = torch.arange(len(x), device=x.device).repeat_interleave(k)
-            indices = torch.stack([row, latent.flatten()])
-            return torch.sparse_coo_tensor(indices, x.gather(-1, latent).flatten(), x.shape)
-
-        sae.activation_fn = by_magnitude
-        return k
-    return None
+    if not isinstance(sae.activation_fn, (TopK, AbsTopK)):
+        return None
+    k = int(sae.activation_fn.k)
+    sae.activation_fn = torch.nn.Identity()
+    return k
 
 
 def _metadata(sae: Any) -> dict[str, Any]:

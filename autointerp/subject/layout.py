@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from weakref import WeakKeyDictionary
 
 import torch
 from torch import Tensor, nn
@@ -48,7 +49,10 @@ class Layer:
     """Norm between attention and the residual stream."""
     norm_2: nn.Module | None
     """Norm before the MLP."""
+    mlp_in: nn.Module | None
+    """The module whose input is the MLP's: the MLP itself, or the first matrix where it has no module."""
     mlp: nn.Module | None
+    """The module whose output is the MLP's."""
     mlp_out: nn.Module | None
     """Linear map whose input is `mlp.hook_post`."""
     mlp_post_norm: nn.Module | None
@@ -86,7 +90,8 @@ class Layout:
         trunk = _at(model, path.rpartition(".")[0])
         return cls(
             layers=tuple(_layer(block, config) for block in blocks),
-            embedding=model.get_input_embeddings(),
+            # Bloom normalises its embeddings before anything else.
+            embedding=_first(trunk, ("word_embeddings_layernorm",)) or model.get_input_embeddings(),
             final_norm=_first(trunk, _FINAL_NORM),
             unembedding=model.get_output_embeddings(),
             d_model=int(model.get_input_embeddings().weight.shape[1])
@@ -98,6 +103,10 @@ class Layout:
 
 def _layer(block: nn.Module, config: Any) -> Layer:
     attention, mlp = _first(block, _ATTENTION), _first(block, _MLP)
+    mlp_in, mlp_out = mlp, _first(mlp, _MLP_OUT)
+    if mlp is None:  # OPT keeps the MLP's two matrices in the block
+        mlp_in, mlp_out = _first(block, ("fc1",)), _first(block, ("fc2",))
+        mlp = mlp_out
     parallel = any(
         bool(getattr(config, name, False))
         for name in ("use_parallel_residual", "parallel_attn", "new_decoder_architecture")
@@ -122,8 +131,9 @@ def _layer(block: nn.Module, config: Any) -> Layer:
         attention_out=_first(attention, _ATTENTION_OUT),
         attention_post_norm=post_norms[0],
         norm_2=norm_2,
+        mlp_in=mlp_in,
         mlp=mlp,
-        mlp_out=_first(mlp, _MLP_OUT),
+        mlp_out=mlp_out,
         mlp_post_norm=post_norms[1],
         # Families that never say so (GPT-J, Phi, Cohere) show it by having one norm for both.
         parallel=parallel or (norm_2 is None and post_norms[1] is None),
@@ -147,36 +157,60 @@ def weight_in_out(linear: nn.Module) -> Tensor:
     return weight.detach() if type(linear).__name__ == "Conv1D" else weight.detach().T
 
 
-def norm_centres(norm: nn.Module | None) -> bool:
-    """Whether a norm subtracts the mean over the model dimension (LayerNorm) or not (RMSNorm)."""
+@dataclass(frozen=True)
+class NormFacts:
+    """What a norm does besides dividing by a vector's own length."""
+
+    centres: bool
+    """Whether it subtracts the mean over the model dimension (LayerNorm) or not (RMSNorm)."""
+    scale: Tensor
+    """The factor of each dimension, float32 [d_model]."""
+
+
+def norm_facts(norm: nn.Module | None, d_model: int) -> NormFacts | None:
+    """The facts of a norm over [..., d_model]; None for no norm.
+
+    Found by trying it out, as families differ: some norms called LayerNorm have no weight, some
+    store the scale minus one, some centre without a bias.
+    """
     if norm is None:
-        return False
-    return isinstance(norm, nn.LayerNorm) or getattr(norm, "bias", None) is not None
-
-
-def norm_scale(norm: nn.Module | None) -> Tensor | None:
-    """The factor a norm multiplies each dimension by after normalising, float32 [d_model]; None if none."""
-    stored = getattr(norm, "weight", None)
-    if norm is None or not isinstance(stored, Tensor):
         return None
-    weight = stored.detach().float()
-    if norm_centres(norm):
-        return weight
-    # Some families store the scale minus one: a vector of ones, which an RMSNorm leaves as it is but
-    # for the scale, tells.
+    if norm not in _known_norms:
+        _known_norms[norm] = _try_out(norm, d_model)
+    return _known_norms[norm]
+
+
+_known_norms: WeakKeyDictionary[nn.Module, NormFacts] = WeakKeyDictionary()
+
+
+def _try_out(norm: nn.Module, d_model: int) -> NormFacts:
+    stored = getattr(norm, "weight", None)
+    weight = stored.detach() if isinstance(stored, Tensor) else None
+    like = torch.zeros(0) if weight is None else weight
+    # Plus and minus 1,000: no element is near zero, and epsilon does not count.
+    x = 1_000 * (1 - 2 * (torch.arange(d_model, device=like.device) % 2)).to(like.dtype)[None]
     with torch.no_grad():
-        shown = norm(torch.ones_like(stored)[None]).float()[0]
-    plain = float((shown - weight).abs().max())
-    offset = float((shown - weight - 1).abs().max())
-    return weight + 1 if offset < plain else weight
+        # Not norm(v): this may happen inside a hook on this very norm.
+        shown, mirrored, moved = (norm.forward(v).float() for v in (x, -x, x + 500))
+    tolerance = 1e-3 if like.dtype == torch.float32 else 5e-2
+    centres = bool((shown - moved).abs().max() <= tolerance * shown.abs().max())
+    plain = x.float() - x.float().mean(-1, keepdim=True) if centres else x.float()
+    plain = plain / plain.pow(2).mean(-1, keepdim=True).sqrt()
+    scale = ((shown - mirrored) / (2 * plain))[0]  # a bias falls out
+    for exact in () if weight is None else (weight.float(), weight.float() + 1):
+        if exact.shape == scale.shape and (exact - scale).abs().max() <= tolerance * scale.abs().max():
+            scale = exact
+            break
+    return NormFacts(centres=centres, scale=scale)
 
 
 def normalised(norm: nn.Module, x: Tensor) -> Tensor:
     """A norm's input normalised but not yet scaled: TransformerLens' `hook_normalized`, [..., d_model]."""
+    facts = norm_facts(norm, x.shape[-1])
     eps = next(
         (float(v) for n in ("eps", "variance_epsilon", "epsilon") if (v := getattr(norm, n, None))), 1e-5
     )
     wide = x.float()
-    if norm_centres(norm):
+    if facts is not None and facts.centres:
         wide = wide - wide.mean(-1, keepdim=True)
     return (wide * torch.rsqrt(wide.pow(2).mean(-1, keepdim=True) + eps)).to(x.dtype)

@@ -12,7 +12,7 @@ from torch import Tensor
 from autointerp.config import SubjectConfig
 from autointerp.errors import UserError, nearest
 from autointerp.subject.device import resolve_device
-from autointerp.subject.layout import Layout, norm_centres, norm_scale, weight_in_out
+from autointerp.subject.layout import Layout, norm_facts, weight_in_out
 
 _LAYER_HOOK = re.compile(r"blocks\.(\d+)\.(.+)")
 _WRITES = ("hook_resid_pre", "hook_resid_mid", "hook_resid_post", "hook_attn_out", "hook_mlp_out")
@@ -120,7 +120,8 @@ class LayoutSubject:
     @property
     def final_norm_centres(self) -> bool:
         """Whether the final norm subtracts the mean over `d_model`."""
-        return norm_centres(self.layout.final_norm)
+        facts = norm_facts(self.layout.final_norm, self.d_model)
+        return facts is not None and facts.centres
 
     def hook_points(self) -> list[str]:
         """Every hook point of this model, in the order of the forward pass."""
@@ -161,7 +162,8 @@ class LayoutSubject:
             head = self.layout.unembedding
             if head is None:
                 raise UserError(f"subject.model: {type(self.model).__name__} has no output embedding")
-            self._unembedding = weight_in_out(head).float(), norm_scale(self.layout.final_norm)
+            facts = norm_facts(self.layout.final_norm, self.d_model)
+            self._unembedding = weight_in_out(head).float(), facts.scale if facts else None
         return self._unembedding
 
     def decoder_writes_to_residual(self, hook_point: str) -> bool:
@@ -192,10 +194,12 @@ class LayoutSubject:
         if linear is not None:
             directions = directions @ weight_in_out(linear).to(directions)
         post_norm = layer.attention_post_norm if in_attention else layer.mlp_post_norm
-        if norm_centres(post_norm):
+        facts = norm_facts(post_norm, self.d_model)
+        if facts is None:
+            return directions
+        if facts.centres:
             directions = directions - directions.mean(-1, keepdim=True)
-        scale = norm_scale(post_norm)
-        return directions if scale is None else directions * scale.to(directions)
+        return directions * facts.scale.to(directions)
 
     def mlp_out_weights(self, layer: int) -> Tensor:
         """What each MLP neuron of a block writes, float32 [d_mlp, d_model]."""

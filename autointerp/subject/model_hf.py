@@ -69,7 +69,8 @@ class HuggingFaceSubject(LayoutSubject):
         found: dict[str, Tensor] = {}
         with torch.no_grad(), _hooks(wanted, found), contextlib.suppress(_Done):
             self.model(input_ids=tokens, use_cache=False)
-        return {name: found[name] for name in wanted}
+        # Some families flatten batch and position, or keep heads apart.
+        return {name: found[name].reshape(*tokens.shape, -1) for name in wanted}
 
     def _drop_what_does_not_add_up(self) -> None:
         """Check the map on one block: the residual stream must be the sum of what is said to be added.
@@ -118,17 +119,17 @@ def _layer_taps(layer: Layer) -> dict[str, Tap]:
     middle: nn.Module | None = None
     if not layer.parallel:
         # Without a norm the MLP reads the residual stream itself.
-        middle = layer.mlp if layer.norm_2 is None else layer.norm_2
+        middle = layer.mlp_in if layer.norm_2 is None else layer.norm_2
     found = {
         "hook_resid_pre": _tap(layer.block, "input"),
         "ln1.hook_normalized": _tap(layer.norm_1, "input", normalised),
-        "attn.hook_z": _tap(layer.attention_out, "input", _flat_heads),
+        "attn.hook_z": _tap(layer.attention_out, "input"),
         "attn.hook_out": _tap(layer.attention, "output"),
         "hook_attn_out": _tap(attention_added, "output"),
         "hook_resid_mid": _tap(middle, "input"),
         "hook_mlp_in": _tap(middle, "input"),
         "ln2.hook_normalized": _tap(layer.norm_2, "input", normalised),
-        "mlp.hook_in": _tap(layer.mlp, "input"),
+        "mlp.hook_in": _tap(layer.mlp_in, "input"),
         "mlp.hook_post": _tap(layer.mlp_out, "input"),
         "mlp.hook_out": _tap(layer.mlp, "output"),
         "hook_mlp_out": _tap(mlp_added, "output"),
@@ -143,10 +144,6 @@ def _tap(
     transform: Callable[[nn.Module, Tensor], Tensor] | None = None,
 ) -> Tap | None:
     return None if module is None else Tap(module, side, transform)
-
-
-def _flat_heads(module: nn.Module, z: Tensor) -> Tensor:
-    return z.flatten(2)
 
 
 @contextlib.contextmanager

@@ -13,20 +13,17 @@ from autointerp.config import SubjectConfig
 from autointerp.errors import UserError
 from autointerp.subject.layout import Layout
 from autointerp.subject.model import LayoutSubject, layer_of
-from autointerp.subject.model_hf import taps
+from autointerp.subject.model_hf import HuggingFaceSubject
 
 
 class TransformerLensSubject(LayoutSubject):
     """A `TransformerBridge` on the same weights, unprocessed; attention is always `eager`."""
 
-    def __init__(self, bridge: Any, tokenizer: Any, device: torch.device, layout: Layout) -> None:
+    def __init__(
+        self, bridge: Any, tokenizer: Any, device: torch.device, layout: Layout, hook_points: Sequence[str]
+    ) -> None:
         super().__init__(bridge, tokenizer, device, layout)
-        self._known: dict[str, str] = {}
-        for name in taps(layout):
-            theirs = _their_name(name)
-            if theirs in bridge.hook_dict:
-                self._known[name] = theirs
-        self._hook_points = list(self._known)
+        self._hook_points = [name for name in hook_points if _their_name(name) in bridge.hook_dict]
 
     @classmethod
     def load(cls, config: SubjectConfig, device: torch.device) -> TransformerLensSubject:
@@ -52,7 +49,10 @@ class TransformerLensSubject(LayoutSubject):
             trust_remote_code=config.trust_remote_code,
             attn_implementation="eager",
         )
-        layout = Layout.of(model)  # before the bridge puts its own modules in the place of these
+        # All that is read off the model comes before the bridge puts its own modules in its place.
+        plain = HuggingFaceSubject(model, tokenizer, device)
+        ids = torch.arange(1, 9, device=device)[None]
+        expected = plain.activations(ids, plain.hook_points())
         try:
             bridge = TransformerBridge.boot_transformers(
                 resolve(config.model),
@@ -71,12 +71,30 @@ class TransformerLensSubject(LayoutSubject):
                 f"subject.backend: TransformerLens cannot run {config.model!r}: "
                 f"{(str(error).splitlines() or [type(error).__name__])[0]}; accepted: 'huggingface'"
             ) from error
-        return cls(bridge, tokenizer, device, layout)
+        subject = cls(bridge, tokenizer, device, plain.layout, plain.hook_points())
+        tolerance = 1e-3 if config.dtype == "float32" else 5e-2
+        read = subject._read(ids, subject.hook_points())
+        same = [name for name, x in read.items() if _difference(x, expected[name]) <= tolerance]
+        last = f"blocks.{subject.n_layers - 1}.hook_resid_post"
+        if last not in same:
+            by = (
+                f"relative difference {_difference(read[last], expected[last]):.2g}" if last in read else last
+            )
+            raise UserError(
+                f"subject.backend: TransformerLens computes {config.model!r} otherwise than its own code does "
+                f"({by}); accepted: 'huggingface'"
+            )
+        subject._hook_points = [name for name in subject.hook_points() if name in same]
+        return subject
 
     def activations(self, tokens: Tensor, hook_points: Sequence[str]) -> dict[str, Tensor]:
         """Activations [batch, position, width] at each hook point; see `SubjectModel`."""
         self.check_hook_points(hook_points)
         self.check_tokens(tokens)
+        return self._read(tokens, hook_points)
+
+    def _read(self, tokens: Tensor, hook_points: Sequence[str]) -> dict[str, Tensor]:
+        """Activations at those of the hook points that fire."""
         # The stream before a block is the stream after the one before it, which ends the pass earlier.
         asked = {name: _their_name(_earlier(name)) for name in hook_points}
         found: dict[str, Tensor] = {}
@@ -91,7 +109,18 @@ class TransformerLensSubject(LayoutSubject):
         hooks = [(name, _bound(record, name)) for name in sorted(wanted)]
         with torch.no_grad(), self.model.hooks(fwd_hooks=hooks), contextlib.suppress(_stop_class()):
             self.model(tokens, return_type=None)
-        return {name: found[theirs].flatten(2) for name, theirs in asked.items()}
+        return {
+            name: found[theirs].reshape(*tokens.shape, -1)
+            for name, theirs in asked.items()
+            if theirs in found
+        }
+
+
+def _difference(x: Tensor, expected: Tensor) -> float:
+    """Relative difference of two activations; infinite if their shapes differ."""
+    if x.shape != expected.shape:
+        return float("inf")
+    return float((x.float() - expected.float()).norm() / expected.float().norm().clamp(min=1e-12))
 
 
 def _bound(record: Any, name: str) -> Any:

@@ -42,12 +42,14 @@ def latent_statistics(
 
     `activations` holds latent, context, position, activation and token, sorted by (latent, context,
     position). `n_positions` is the number of unmasked positions read; `is_test` tells each context's
-    split, [n_contexts].
+    split, [n_contexts]. `top_tokens` counts train contexts only.
     """
     n = last - first
     latent = activations.column("latent").to_numpy().astype(np.int64) - first
     context = activations.column("context").to_numpy().astype(np.int64)
     activation = activations.column("activation").to_numpy()
+    token = activations.column("token").to_numpy().astype(np.int64)
+    in_train = ~is_test[context]
     n_active = np.bincount(latent, minlength=n)
     begins = np.ones(len(latent), dtype=bool)
     begins[1:] = (latent[1:] != latent[:-1]) | (context[1:] != context[:-1])
@@ -74,9 +76,7 @@ def latent_statistics(
         "max_activation": pa.array(quantiles[:, -1], mask=~alive),
         "mean_activation": pa.array(mean, mask=~alive),
         "quantiles": pa.array([row if live else None for row, live in zip(quantiles, alive, strict=True)]),
-        "top_tokens": top_tokens(
-            latent, activations.column("token").to_numpy().astype(np.int64), activation, n, n_top_tokens
-        ),
+        "top_tokens": top_tokens(latent[in_train], token[in_train], activation[in_train], n, n_top_tokens),
         "status": pa.array(status),
     }
 

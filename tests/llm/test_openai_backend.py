@@ -100,6 +100,7 @@ def test_an_unknown_price_is_no_cost() -> None:
         failure(408, "too slow"),
         failure(409, "conflict"),
         Answer(delay_seconds=1.0, body={}),
+        Answer(raw=b"x", headers={"Content-Encoding": "gzip"}),
     ],
 )
 def test_passing_troubles_are_tried_again(first: Answer) -> None:

@@ -27,7 +27,9 @@ def token(word: str) -> int:
     return 1 + WORDS.index(word)
 
 
-def window(example: int, words: Sequence[str], kind: str, activations: Sequence[float], decile: int | None = None) -> Window:
+def window(
+    example: int, words: Sequence[str], kind: str, activations: Sequence[float], decile: int | None = None
+) -> Window:
     return Window(
         example=example,
         split="test",
@@ -49,7 +51,9 @@ def record(latent: int = 3, n: int = 20, hostile: bool = False, n_tokens: int = 
         words = [others[k] for k in rng.integers(len(others), size=n_tokens)]
         activations = np.zeros(n_tokens)
         if i < n:
-            for place in rng.choice(np.arange(n_tokens // 2, n_tokens), size=rng.integers(1, 4), replace=False):
+            for place in rng.choice(
+                np.arange(n_tokens // 2, n_tokens), size=rng.integers(1, 4), replace=False
+            ):
                 words[place] = CONCEPT[rng.integers(3)]
                 activations[place] = rng.uniform(0.5, 1.0) * (i + 1)
         kind = "activating" if i < n else ("random" if i % 2 else "similar")
@@ -146,7 +150,8 @@ def likelihoods(request: Request) -> Reply:
     named = EXPLANATION in request.prompt
     pieces = re.findall(r"\s*\S+|\s+", request.continuation)
     tokens = tuple(
-        TokenLogprob(text=piece, logprob=-2.0 if named and piece.strip() in CONCEPT else -8.0) for piece in pieces
+        TokenLogprob(text=piece, logprob=-2.0 if named and piece.strip() in CONCEPT else -8.0)
+        for piece in pieces
     )
     return Reply(tokens=tokens, usage=USAGE)
 

@@ -83,8 +83,8 @@ def test_error_lines(tmp_path):
     write(tmp_path, "jsonl")
     with pytest.raises(UserError, match=r"no file or folder .*did you mean .*corpus\.jsonl"):
         read(tmp_path / "corpsu.jsonl")
+    (tmp_path / "x.xlsx").touch()
     with pytest.raises(UserError, match="no known kind"):
-        (tmp_path / "x.xlsx").touch()
         read(tmp_path / "x.xlsx")
     with pytest.raises(UserError, match="holds no"):
         read(tmp_path / "*.nothing")
@@ -106,10 +106,36 @@ def test_a_hub_that_cannot_be_reached_is_one_line(tmp_path, monkeypatch):
     assert "\n" not in str(caught.value)
 
 
-def test_a_dataset_of_the_datasets_library_is_streamed(tmp_path):
-    # load_dataset takes a folder like a hub name; `datasets` itself must agree with our own reader.
+@pytest.mark.parametrize("streaming", [True, False])
+def test_hub_datasets_are_read_through_the_datasets_library(monkeypatch, streaming):
     import datasets
 
-    path = write(tmp_path, "parquet")
-    rows = datasets.load_dataset("parquet", data_files=str(path), split="train", streaming=True)
-    assert [row["text"] for row in rows] == read(path)
+    asked = {}
+
+    def load_dataset(name, subset, **options):
+        asked.update(options, name=name, subset=subset)
+        dataset = datasets.Dataset.from_list([{"body": text} for text in [*DOCUMENTS, None]])
+        return dataset.to_iterable_dataset() if streaming else dataset
+
+    monkeypatch.setattr(datasets, "load_dataset", load_dataset)
+    options = {"subset": "en", "split": "test", "revision": "abc", "streaming": streaming}
+    assert read("someone/texts", text_column="body", **options) == DOCUMENTS
+    assert asked == options | {"name": "someone/texts"}
+    with pytest.raises(UserError, match="has no column 'text'; its columns: body"):
+        read("someone/texts", **options)
+
+
+def test_a_hub_that_fails_on_the_way_is_one_line(monkeypatch):
+    import datasets
+
+    def rows():
+        yield {"text": "good"}
+        raise ConnectionError("gone\nand a traceback")
+
+    monkeypatch.setattr(
+        datasets, "load_dataset", lambda *a, **k: datasets.IterableDataset.from_generator(rows)
+    )
+    documents = iter_documents(CorpusConfig(dataset="someone/texts"))
+    assert next(documents) == "good"
+    with pytest.raises(UserError, match=r"ConnectionError: gone; accepted"):
+        next(documents)

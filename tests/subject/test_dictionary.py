@@ -102,15 +102,15 @@ def test_sparsify_error_lines(tmp_path):
     with pytest.raises(UserError, match=r"dictionary.hook_point: not to be told from the folder 'odd'"):
         open_sparsify(tmp_path / "odd")
     checkpoint(tmp_path / "layers.4", activation="relu")
-    with pytest.raises(UserError, match="'relu'.*accepted: groupmax, topk"):
+    with pytest.raises(UserError, match=r"'relu'.*accepted: groupmax, topk"):
         open_sparsify(tmp_path / "layers.4")
     checkpoint(tmp_path / "layers.5", num_latents=99)
-    with pytest.raises(UserError, match="cfg.json says 99 latents"):
+    with pytest.raises(UserError, match=r"cfg.json says 99 latents"):
         open_sparsify(tmp_path / "layers.5")
     (tmp_path / "layers.6").mkdir()
     (tmp_path / "layers.6" / "cfg.json").write_text("{}")
     (tmp_path / "layers.6" / "sae.pt").touch()
-    with pytest.raises(UserError, match="sae.pt is a pickle"):
+    with pytest.raises(UserError, match=r"sae.pt is a pickle"):
         open_sparsify(tmp_path / "layers.6")
     checkpoint(tmp_path / "layers.7")
     (tmp_path / "layers.7" / "sae.safetensors").write_bytes(b"not safetensors")

@@ -10,6 +10,9 @@ from autointerp.errors import UserError
 from autointerp.subject.dictionary import open_dictionary
 from autointerp.subject.dictionary_sae_lens import SaeLensDictionary
 
+# SAELens' advice on how to load the model; `open_dictionary` keeps it quiet itself.
+pytestmark = pytest.mark.filterwarnings(r"ignore:\s*This SAE has non-empty:UserWarning")
+
 HOOK = "blocks.1.hook_resid_post"
 D_IN, D_SAE = 16, 40
 METADATA = {
@@ -95,7 +98,7 @@ def test_saved_dictionaries_are_loaded_and_known_again(architecture, tmp_path):
     assert (dictionary.metadata["context_size"], dictionary.metadata["prepend_bos"]) == (128, True)
     assert dictionary.metadata["sequence_separator_token"] == "bos"
     json.dumps(dictionary.metadata)
-    with torch.no_grad():
+    with torch.no_grad():  # `sae` itself was not taken over
         assert torch.equal(dictionary.encode(inputs()).to_dense(D_SAE), sae.encode(inputs()))
         directions = dictionary.decoder_directions(torch.tensor([3, 0]))
     torch.testing.assert_close(directions, sae.W_dec[[3, 0]].detach().float())
@@ -115,7 +118,7 @@ def test_training_only_architectures_are_saved_as_jumprelu(architecture, tmp_pat
     sae_class, config_class = get_sae_training_class(architecture)
     options = {"matryoshka_widths": [10, D_SAE]} if architecture == "matryoshka_batchtopk" else {}
     sae = sae_class(config_class(d_in=D_IN, d_sae=D_SAE, k=4, **options))
-    sae.topk_threshold = torch.tensor(0.1)
+    sae.topk_threshold = torch.tensor(0.01)
     sae.save_inference_model(tmp_path)
     dictionary = open_dictionary(DictionaryConfig(path=str(tmp_path), hook_point=HOOK), subject_config())
     assert dictionary.metadata["architecture"] == "jumprelu"
@@ -246,7 +249,7 @@ def test_error_lines(tmp_path):
     assert "sae_weights.pt is a pickle" in error(path=str(tmp_path))
     (tmp_path / "sae.safetensors").touch()
     assert "set dictionary.source = 'sparsify'" in error(path=str(tmp_path))
-    with pytest.raises(UserError, match="dictionary.hook_point: .*does not say where it reads"):
+    with pytest.raises(UserError, match=r"dictionary.hook_point: .*does not say where it reads"):
         SaeLensDictionary(make("standard", {"hook_name": None}))
     with pytest.raises(UserError, match=r"reads 16 values at 'blocks.1.hook_resid_post'.* has 12 there"):
         SaeLensDictionary(make("standard")).encode(torch.zeros(3, 12))

@@ -5,7 +5,7 @@ from torch import nn
 from autointerp.config import SubjectConfig
 from autointerp.errors import UserError
 from autointerp.subject.device import resolve_device
-from autointerp.subject.layout import norm_scale, weight_in_out
+from autointerp.subject.layout import norm_facts, weight_in_out
 from autointerp.subject.model import open_subject
 from tests.subject.conftest import FAMILIES, N_VOCABULARY
 
@@ -162,17 +162,48 @@ def test_a_family_that_adds_in_its_own_way_loses_the_hook_points_that_would_be_w
     assert "blocks.0.hook_resid_post" in HuggingFaceSubject(granite, tokenizer, model.device).hook_points()
 
 
-def test_norm_scales_stored_minus_one_are_found(subject):
-    norm = subject("gemma2").layout.final_norm
-    torch.testing.assert_close(norm_scale(norm), norm.weight + 1)
-    norm = subject("llama").layout.final_norm
-    torch.testing.assert_close(norm_scale(norm), norm.weight)
-    linear = nn.Linear(3, 5)
-    assert weight_in_out(linear).shape == (3, 5)
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_norms_are_known_by_what_they_do(dtype):
+    from transformers.models.cohere.modeling_cohere import CohereLayerNorm
+    from transformers.models.gemma2.modeling_gemma2 import Gemma2RMSNorm
+    from transformers.models.llama.modeling_llama import LlamaRMSNorm
+    from transformers.models.nemotron.modeling_nemotron import NemotronLayerNorm1P
+    from transformers.models.olmo.modeling_olmo import OlmoLayerNorm
+
+    for width in (8, 7):
+        for make, centres, offset in (
+            (nn.LayerNorm, True, 0),
+            (CohereLayerNorm, True, 0),
+            (NemotronLayerNorm1P, True, 1),
+            (LlamaRMSNorm, False, 0),
+            (Gemma2RMSNorm, False, 1),
+        ):
+            norm = make(width).to(dtype)
+            norm.weight.data += torch.linspace(-0.5, 0.5, width, dtype=dtype)
+            facts = norm_facts(norm, width)
+            assert facts.centres == centres
+            torch.testing.assert_close(facts.scale, norm.weight.float() + offset)
+    assert norm_facts(OlmoLayerNorm(8), 8).centres
+    torch.testing.assert_close(norm_facts(OlmoLayerNorm(8), 8).scale, torch.ones(8))
+    assert norm_facts(None, 8) is None
+    assert weight_in_out(nn.Linear(3, 5)).shape == (3, 5)
+
+
+def test_a_bridge_that_computes_otherwise_is_refused(model_folder, monkeypatch):
+    from autointerp.subject.model_tl import TransformerLensSubject
+
+    read = TransformerLensSubject._read
+
+    def wrong(self, tokens, hook_points):
+        return {name: 1.01 * value for name, value in read(self, tokens, hook_points).items()}
+
+    monkeypatch.setattr(TransformerLensSubject, "_read", wrong)
+    with pytest.raises(UserError, match=r"computes .* otherwise .*accepted: 'huggingface'"):
+        open_subject(SubjectConfig(model=model_folder("llama"), backend="transformer_lens", device="cpu"))
 
 
 def test_error_lines(tmp_path):
-    with pytest.raises(UserError, match="subject.device"):
+    with pytest.raises(UserError, match=r"subject.device"):
         resolve_device("gpu")
     with pytest.raises(UserError):
         open_subject(SubjectConfig(model=str(tmp_path), device="cpu"))

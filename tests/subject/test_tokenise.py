@@ -153,9 +153,9 @@ def test_a_tokenizer_without_bos_uses_eos_and_without_either_refuses():
     tokenizer.eos_token = None
     nothing = Tokenisation.resolve(CacheConfig(), {"prepend_bos": True}, tokenizer)
     assert (nothing.prepend_bos, nothing.bos_id, nothing.separator_id) == (False, None, None)
-    with pytest.raises(UserError, match="neither|no BOS or EOS"):
+    with pytest.raises(UserError, match=r"neither|no BOS or EOS"):
         Tokenisation.resolve(CacheConfig(prepend_bos=True), {}, tokenizer)
-    with pytest.raises(UserError, match="cache.context_size: the dictionary says 100,000"):
+    with pytest.raises(UserError, match=r"cache.context_size: the dictionary says 100,000"):
         Tokenisation.resolve(CacheConfig(), {"context_size": 100_000}, tokenizer)
 
 

@@ -1,0 +1,65 @@
+"""Numbers as text, the same in the terminal and on the page. An undefined number is a dash."""
+
+from __future__ import annotations
+
+DASH = "–"
+MINUS = "−"
+
+
+def score(value: float | None) -> str:
+    """Three decimals, as `0.812`."""
+    return DASH if value is None else f"{value:.3f}".replace("-", MINUS)
+
+
+def interval(low: float | None, high: float | None) -> str:
+    """`[0.780, 0.845]`."""
+    return DASH if low is None or high is None else f"[{score(low)}, {score(high)}]"
+
+
+def signed(value: float | None) -> str:
+    """Three decimals with the sign always shown."""
+    return DASH if value is None else ("+" if value >= 0 else "") + score(value)
+
+
+def share(value: float | None) -> str:
+    """A percentage: whole, but never 0% or 100% for what is not."""
+    if value is None:
+        return DASH
+    if 0 < value < 0.005:
+        return "<1%"
+    if 0.995 <= value < 1:
+        return ">99%"
+    return f"{value:.0%}"
+
+
+def count(value: float | None) -> str:
+    """A whole number with thousands separated."""
+    return DASH if value is None else f"{int(value):,}"
+
+
+def measure(value: float | None) -> str:
+    """Three significant digits, as activations and densities have no fixed scale."""
+    if value is None:
+        return DASH
+    return (f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}").replace("-", MINUS)
+
+
+def usd(value: float | None) -> str:
+    """US dollars, to the cent above one and to three significant digits below."""
+    if value is None:
+        return DASH
+    return f"${value:,.2f}" if value >= 1 or value == 0 else f"${value:.3g}"
+
+
+def duration(seconds: float | None) -> str:
+    """`48 s`, `3 min 05 s`, `2 h 10 min`."""
+    if seconds is None:
+        return DASH
+    if seconds < 10:
+        return f"{seconds:.1f} s"
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"

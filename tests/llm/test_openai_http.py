@@ -1,0 +1,165 @@
+"""The HTTP client reads what servers really send, in whatever pieces it comes."""
+
+from __future__ import annotations
+
+import asyncio
+import gzip
+from collections.abc import Awaitable, Callable
+
+import pytest
+
+from autointerp.llm.openai_http import DirectTransport, DroppedError, HttpAnswer, Transport, open_transport
+
+Serve = Callable[[bytes], tuple[bytes, bool]]
+"""From the bytes of a request to (those of the answer, whether the connection is then closed)."""
+
+
+def talk(serve: Serve, use: Callable[[Transport], Awaitable[object]], piece: int = 10**6) -> list[int]:
+    """Run a server that writes its answers in pieces; returns requests per connection."""
+    counts: list[int] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        at = len(counts)
+        counts.append(0)
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                length = int(head.lower().partition(b"content-length:")[2].split(b"\r\n")[0])
+                await reader.readexactly(length)
+                counts[at] += 1
+                answer, close = serve(head)
+                for start in range(0, len(answer), piece):
+                    writer.write(answer[start : start + piece])
+                    await writer.drain()
+                    await asyncio.sleep(0)
+                if close:
+                    break
+        except asyncio.IncompleteReadError:
+            pass
+        finally:
+            writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        transport = DirectTransport(f"http://127.0.0.1:{port}/v1?version=2", {"Authorization": "Bearer k"})
+        try:
+            await use(transport)
+        finally:
+            await transport.close()
+            server.close()
+
+    asyncio.run(main())
+    return counts
+
+
+def fixed(answer: bytes, close: bool = False) -> Serve:
+    return lambda head: (answer, close)
+
+
+BODY = b'{"a": "' + b"x" * 50 + b'"}'
+CHUNKED = b"".join(b"%x;ext=1\r\n%s\r\n" % (len(part), part) for part in (BODY[:7], BODY[7:])) + b"0\r\n\r\n"
+ZIPPED = gzip.compress(BODY)
+
+
+@pytest.mark.parametrize("piece", [1, 7, 10**6])
+@pytest.mark.parametrize(
+    ("answer", "close"),
+    [
+        (b"HTTP/1.1 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY, False),
+        (
+            b"HTTP/1.1 100 Continue\r\n\r\nHTTP/1.1 200 OK\r\ncontent-length:%d\r\n\r\n" % len(BODY) + BODY,
+            False,
+        ),
+        (b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n" + CHUNKED, False),
+        (
+            b"HTTP/1.1 200 OK\r\nContent-Encoding: gzip\r\nContent-Length: %d\r\n\r\n" % len(ZIPPED) + ZIPPED,
+            False,
+        ),
+        (b"HTTP/1.1 200 OK\r\n\r\n" + BODY, True),
+        (b"HTTP/1.0 200 OK\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY, True),
+        (b"HTTP/1.1 200 OK\r\nConnection: close\r\nContent-Length: %d\r\n\r\n" % len(BODY) + BODY, True),
+    ],
+)
+def test_bodies_of_every_kind(answer: bytes, close: bool, piece: int) -> None:
+    async def use(transport: Transport) -> None:
+        for _ in range(2):
+            got = await transport.send("POST", "/chat", b"{}", 5.0)
+            assert (got.status, got.body) == (200, BODY)
+
+    assert talk(fixed(answer, close), use, piece) == ([1, 1] if close else [2])
+
+
+def test_what_is_sent() -> None:
+    seen: list[bytes] = []
+
+    def serve(head: bytes) -> tuple[bytes, bool]:
+        seen.append(head)
+        return b"HTTP/1.1 204 No Content\r\n\r\n", False
+
+    async def use(transport: Transport) -> None:
+        assert await transport.send("POST", "/chat", b"{}", 5.0) == HttpAnswer(204, {}, b"")
+
+    talk(serve, use)
+    assert seen[0].startswith(b"POST /v1/chat?version=2 HTTP/1.1\r\nHost: 127.0.0.1:")
+    assert b"\r\nAuthorization: Bearer k\r\n" in seen[0]
+
+
+@pytest.mark.parametrize(
+    "answer",
+    [
+        b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\nshort",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\n5\r\nab",
+        b"HTTP/1.1 200 OK\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\nab",
+        b"SSH-2.0-OpenSSH\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\nContent-Length: 99999999999\r\n\r\n",
+        b"",
+    ],
+)
+def test_broken_answers(answer: bytes) -> None:
+    async def use(transport: Transport) -> None:
+        with pytest.raises(DroppedError):
+            await transport.send("POST", "/chat", b"{}", 5.0)
+
+    talk(fixed(answer, True), use)
+
+
+def test_a_connection_the_server_closed_while_idle_is_replaced() -> None:
+    def serve(head: bytes) -> tuple[bytes, bool]:
+        return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", True
+
+    async def use(transport: Transport) -> None:
+        for pause in (0.0, 0.0, 0.05):
+            assert (await transport.send("POST", "/chat", b"{}", 5.0)).body == b"ok"
+            await asyncio.sleep(pause)
+
+    assert talk(serve, use) == [1, 1, 1]
+
+
+def test_a_timeout_gives_the_connection_up() -> None:
+    calls = 0
+
+    def serve(head: bytes) -> tuple[bytes, bool]:
+        nonlocal calls
+        calls += 1
+        return (b"" if calls == 1 else b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), False
+
+    async def use(transport: Transport) -> None:
+        with pytest.raises(TimeoutError):
+            await transport.send("POST", "/chat", b"{}", 0.1)
+        assert (await transport.send("POST", "/chat", b"{}", 5.0)).body == b"ok"
+
+    assert talk(serve, use) == [1, 1]
+
+
+def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+    assert isinstance(open_transport("https://api.example.com/v1", {}), DirectTransport)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    proxied = open_transport("https://api.example.com/v1", {})
+    assert not isinstance(proxied, DirectTransport)
+    asyncio.run(proxied.close())
+    monkeypatch.setenv("no_proxy", "example.com")
+    assert isinstance(open_transport("https://api.example.com/v1", {}), DirectTransport)
