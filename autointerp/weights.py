@@ -260,7 +260,7 @@ def _converted(gguf: Path) -> Path:
         megabytes = gguf.stat().st_size / 1e6
         logger.info(
             "converting %s (%.0f MB) to safetensors in %s; this happens once "
-            "and takes about a minute per 100 MB",
+            "and takes up to a minute per 100 MB",
             gguf.name,
             megabytes,
             target,

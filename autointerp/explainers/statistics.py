@@ -7,6 +7,7 @@ label somebody paid for has to clear. The rule is ours; see docs/explainers/stat
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -39,19 +40,21 @@ class StatisticsConfig(ExplainerConfig):
 
     n_words: Annotated[int, Field(ge=1)] = 4
     """Most words named."""
-    min_total_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
+    min_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.5
     """The named words must carry at least this share of the latent's summed activation..."""
-    min_reliability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.25
+    min_reliability: Annotated[float, Field(ge=0.0, le=1.0)] = 0.7
     """...or the latent must fire on at least this share of their occurrences in the corpus."""
-    min_word_share: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
-    """A word is named if it carries at least this share of what the first one does."""
+    min_active: Annotated[int, Field(ge=1)] = 5
+    """...and in either case it must have fired on them this many times."""
+    min_word_weight: Annotated[float, Field(ge=0.0, le=1.0)] = 0.1
+    """A word is named if its weight is at least this share of the first one's."""
     n_promoted: Annotated[int, Field(ge=0)] = 0
     """Most words named after `promotes`, from the decoder's top logits; 0 leaves them out."""
 
 
 @dataclass(frozen=True, kw_only=True)
 class Word:
-    """Tokens that differ in case or in a space before them only."""
+    """Tokens that differ in case, in a space before them or in a common ending only."""
 
     text: str
     """Its most active form, without white space around it."""
@@ -63,6 +66,12 @@ class Word:
     """Share of its occurrences in the corpus on which the latent fires; None if never counted."""
     n_active: int
     """Positions on which the latent fires on it."""
+
+    @property
+    def weight(self) -> float:
+        """Share times the square root of reliability: "of" and "the" count for little, unless the
+        latent is about them."""
+        return self.share * math.sqrt(1.0 if self.reliability is None else self.reliability)
 
 
 @explainer("statistics")
@@ -90,8 +99,11 @@ class StatisticsExplainer:
         return [self._explain(record, context) for record in records]
 
     def _explain(self, record: LatentRecord, context: ExplainContext) -> Explanation:
-        if record.statistics.get("status") == "dead" or not record.statistics.get("top_tokens"):
+        if record.statistics.get("status") == "dead":
             return Explanation(latent=record.latent, text=None, status="failed", reason="dead latent")
+        if not record.statistics.get("top_tokens"):
+            reason = "never active in the train documents"
+            return Explanation(latent=record.latent, text=None, status="failed", reason=reason)
         words = ranked_words(record.statistics, context.tokens, context.token_counts)
         named = self._named(words)
         share = sum(word.share for word in named)
@@ -109,9 +121,12 @@ class StatisticsExplainer:
             "share": round(share, 4),
             "reliability": None if reliability is None else round(reliability, 4),
         }
+        n_active = sum(word.n_active for word in named)
         if not named:
             reason = "its strongest tokens are not readable text"
-        elif share < self.config.min_total_share and (reliability or 0.0) < self.config.min_reliability:
+        elif n_active < self.config.min_active:
+            reason = f"too little seen: active {n_active} times on its first words"
+        elif share < self.config.min_share and (reliability or 0.0) < self.config.min_reliability:
             reason = f"spread over many tokens: the first {len(named)} carry {share:.0%} of its activation"
         else:
             text = label(named) + self._promotes(record.statistics, context.tokens)
@@ -121,10 +136,12 @@ class StatisticsExplainer:
         )
 
     def _named(self, words: Sequence[Word]) -> list[Word]:
-        if not words:
-            return []
-        least = self.config.min_word_share * words[0].share
-        return [word for word in words[: self.config.n_words] if word.share >= least]
+        """The heaviest words; numbers alone where they carry enough of the activation together."""
+        numbers = [word for word in words if word.text.isdecimal()]
+        if numbers and sum(word.share for word in numbers) >= self.config.min_share:
+            words = numbers
+        least = self.config.min_word_weight * words[0].weight if words else 0.0
+        return [word for word in words[: self.config.n_words] if word.weight >= least]
 
     def _promotes(self, statistics: Mapping[str, Any], tokens: TokenTable) -> str:
         if not self.config.n_promoted or not statistics.get("top_logits"):
@@ -139,7 +156,9 @@ class StatisticsExplainer:
 
 
 def ranked_words(statistics: Mapping[str, Any], tokens: TokenTable, token_counts: np.ndarray) -> list[Word]:
-    """A latent's top tokens with case and space variants merged, by summed activation, largest first.
+    """A latent's top tokens as words, heaviest first (see `Word.weight`).
+
+    Tokens that differ in case, in a space before them or in a common ending are one word.
 
     Tokens that are not readable text (parts of a character, special tokens) are left out; their
     activation stays in the total that shares are taken of. `top_tokens` and `token_counts` are of
@@ -152,7 +171,7 @@ def ranked_words(statistics: Mapping[str, Any], tokens: TokenTable, token_counts
         text = raw.strip() or raw[:1]
         if readable(text):
             occurrences = int(token_counts[row["token"]])
-            groups.setdefault(text.casefold(), []).append(
+            groups.setdefault(stem(text), []).append(
                 (float(row["total"]), raw, int(row["n_active"]), occurrences)
             )
     words = []
@@ -170,21 +189,33 @@ def ranked_words(statistics: Mapping[str, Any], tokens: TokenTable, token_counts
                 n_active=n_active,
             )
         )
-    return sorted(words, key=lambda word: (-word.share, word.text))
+    return sorted(words, key=lambda word: (-word.weight, word.text))
 
 
 def label(words: Sequence[Word]) -> str:
     """The words as a label: `the word "book"`, or `"during", "while", "throughout"`."""
-    if len(words) == 1:
-        word = words[0]
-        if word.text in _NAMES:
-            return _NAMES[word.text]
-        if word.text.isdigit():
-            return f"the number {quote(word.text)}"
-        if not any(c.isalnum() for c in word.text):
-            return f"the symbol {quote(word.text)}"
-        return f"the {'word' if word.starts_word else 'word part'} {quote(word.text)}"
-    return ", ".join(_NAMES.get(word.text) or quote(word.text) for word in words)
+    names = [_NAMES.get(word.text) or quote(word.text) for word in words]
+    if all(word.text in _NAMES for word in words):
+        return " and ".join([", ".join(names[:-1]), names[-1]] if names[:-1] else names)
+    if all(word.text.isdecimal() for word in words):
+        return f"the number {names[0]}" if len(words) == 1 else f"numbers such as {', '.join(names)}"
+    if not any(c.isalnum() for word in words for c in word.text):
+        return f"the symbol{'s' if words[1:] else ''} {', '.join(names)}"
+    if not any(word.starts_word for word in words):
+        return f"the word part{'s' if words[1:] else ''} {', '.join(names)}"
+    return f"the word {names[0]}" if len(words) == 1 else ", ".join(names)
+
+
+def stem(word: str) -> str:
+    """A word without a common English ending, so that "share", "shares" and "shared" are one.
+
+    Crude by intent: it keeps a label from saying the same word twice.
+    """
+    text = word.casefold()
+    for ending in ("ings", "ing", "ies", "ed", "es", "s", "e", "y"):
+        if text.endswith(ending) and len(text) - len(ending) >= 3:
+            return text.removesuffix(ending)
+    return text
 
 
 def quote(text: str) -> str:

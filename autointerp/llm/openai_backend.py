@@ -10,15 +10,13 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
-from ipaddress import ip_address
 from queue import SimpleQueue
 from typing import Any
-from urllib.parse import urlsplit
 
 from autointerp.config import digest
 from autointerp.errors import ModelUnavailableError, UserError, nearest
 from autointerp.llm.openai_errors import AttemptError, Failure, exception_failure, status_failure
-from autointerp.llm.openai_http import ConnectError, DroppedError, open_transport
+from autointerp.llm.openai_http import ConnectError, DroppedError, is_loopback, open_transport
 from autointerp.llm.openai_limit import AdaptiveLimit
 from autointerp.llm.openai_wire import (
     MalformedReplyError,
@@ -186,6 +184,9 @@ class OpenAIBackend:
                     self._answered, self._n_lost = True, 0
                     raise AttemptError(failure)
                 reply = parse_reply(request, _json(answer.body), self.options, time.perf_counter() - begun)
+            except UnsupportedRequestError as error:
+                failure = Failure(kind=ErrorKind.BAD_REQUEST, message=str(error), retry=False)
+                raise AttemptError(failure) from error
             except (TimeoutError, ConnectError, DroppedError, MalformedReplyError) as error:
                 failure = exception_failure(error)
                 if not failure.no_contact:
@@ -235,7 +236,7 @@ def _json(body: bytes) -> Any:
 def _key(options: OpenAIOptions) -> str | None:
     """The API key. Raises `UserError` if it is not set and the server is not on this machine."""
     key = os.environ.get(options.api_key_env)
-    if not key and not _is_loopback(options.url):
+    if not key and not is_loopback(options.url):
         raise UserError(
             f"no API key: environment variable {options.api_key_env} is not set (needed for {options.url})"
         )
@@ -243,11 +244,3 @@ def _key(options: OpenAIOptions) -> str | None:
     if not (key.isascii() and key.isprintable()):
         raise UserError(f"environment variable {options.api_key_env} holds no API key: odd characters in it")
     return key or None
-
-
-def _is_loopback(url: str) -> bool:
-    host = urlsplit(url).hostname or ""
-    try:
-        return ip_address(host).is_loopback
-    except ValueError:
-        return host == "localhost" or host.endswith(".localhost")

