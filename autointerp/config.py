@@ -43,14 +43,20 @@ class Section(BaseModel):
         return digest(self.result_values())
 
     def result_values(self) -> dict[str, Any]:
-        """The values that affect results, as plain JSON types."""
-        return {
-            name: getattr(self, name).result_values()
-            if isinstance(getattr(self, name), Section)
-            else self.model_dump(mode="json", include={name})[name]
-            for name, info in type(self).model_fields.items()
-            if _affects_results(info.json_schema_extra)
-        }
+        """The values that affect results, as plain JSON types; unset ones are left out.
+
+        So a setting added later, unset by default, leaves finished runs as they are.
+        """
+        values: dict[str, Any] = {}
+        for name, info in type(self).model_fields.items():
+            value = getattr(self, name)
+            if value is None or not _affects_results(info.json_schema_extra):
+                continue
+            inner = isinstance(value, Section)
+            values[name] = (
+                value.result_values() if inner else self.model_dump(mode="json", include={name})[name]
+            )
+        return values
 
 
 class SubjectConfig(Section):
@@ -86,6 +92,8 @@ class DictionaryConfig(Section):
     hook_point: str | None = None
     """Where the activations are read, as in `blocks.9.hook_resid_post`; by default what the
     dictionary's own metadata says."""
+    top_k: Annotated[int, Field(ge=1)] | None = None
+    """`neurons` only: keep the k most active neurons of each position; by default every positive one."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Arithmetic of the encoder."""
 
@@ -97,6 +105,8 @@ class DictionaryConfig(Section):
             raise ValueError("source 'sparsify' needs path or release")
         if self.source == "neurons" and not self.hook_point:
             raise ValueError("source 'neurons' needs hook_point, as in 'blocks.9.mlp.hook_post'")
+        if self.source != "neurons" and self.top_k is not None:
+            raise ValueError(f"top_k is for source 'neurons' (seen source {self.source!r})")
         if self.source == "object" and not (self.path and self.hook_point):
             raise ValueError("source 'object' needs path ('package.module:function') and hook_point")
         return self

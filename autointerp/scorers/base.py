@@ -46,7 +46,7 @@ class Judgement:
     prediction: bool | None = None
     probability: float | None = None
     log_odds: float | None = None
-    predicted_activations: Sequence[float] | None = None
+    predicted_activations: Sequence[float | None] | None = None
 
 
 @dataclass(frozen=True, kw_only=True)

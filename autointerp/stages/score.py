@@ -184,7 +184,7 @@ def _judgement_rows(scorer: str, judged: Judged) -> list[dict[str, Any]]:
             "log_odds": j.log_odds,
             "predicted_activations": None
             if j.predicted_activations is None
-            else [float(x) for x in j.predicted_activations],
+            else [None if x is None else float(x) for x in j.predicted_activations],
             "status": j.status,
             "reason": j.reason,
         }

@@ -14,7 +14,6 @@ from autointerp.subject.dictionary import check_width, encode_in_chunks
 from autointerp.subject.sparse import SparseLatents
 
 _HOOK = re.compile(r"blocks\.\d+\.mlp\.hook_post")
-_TOP_K = re.compile(r"k=(\d+)")
 
 
 class NeuronDictionary:
@@ -35,7 +34,7 @@ class NeuronDictionary:
 
     @classmethod
     def open(cls, config: DictionaryConfig, subject: SubjectConfig) -> NeuronDictionary:
-        """From `hook_point`; the width comes from the model's configuration, k from `sae_id = "k=32"`."""
+        """From `hook_point`; the width comes from the model's configuration, k from `top_k`."""
         from autointerp.weights import load_model_config
 
         hook_point = str(config.hook_point)
@@ -43,19 +42,10 @@ class NeuronDictionary:
             raise UserError(
                 f"dictionary.hook_point: seen {hook_point!r}; accepted for neurons: blocks.N.mlp.hook_post"
             )
-        k = None
-        if config.sae_id is not None:
-            match = _TOP_K.fullmatch(config.sae_id)
-            if match is None or int(match[1]) < 1:
-                raise UserError(
-                    f"dictionary.sae_id: seen {config.sae_id!r}; accepted for neurons: 'k=N' to keep the N "
-                    "largest of each position, or nothing"
-                )
-            k = int(match[1])
         model = load_model_config(
             subject.model, subject.revision, trust_remote_code=subject.trust_remote_code
         ).get_text_config()
-        return cls(hook_point, _mlp_width(model), k)
+        return cls(hook_point, _mlp_width(model), config.top_k)
 
     @property
     def identity(self) -> str:

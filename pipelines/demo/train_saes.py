@@ -86,9 +86,7 @@ def new_sae(recipe: Recipe, width: int) -> TrainingSAE[Any]:
         ),
     }
     if recipe.architecture == "topk":
-        return SparseTopKTrainingSAE(
-            TopKTrainingSAEConfig(**common, k=recipe.k, aux_loss_coefficient=1 / 32)
-        )
+        return SparseTopKTrainingSAE(TopKTrainingSAEConfig(**common, k=recipe.k, aux_loss_coefficient=1 / 32))
     return SparseBatchTopKTrainingSAE(
         BatchTopKTrainingSAEConfig(**common, k=recipe.k, aux_loss_coefficient=1 / 32)
     )

@@ -132,7 +132,7 @@ def test_neurons_are_the_positive_part_of_the_mlp(model_folder, subject, family)
     written = model.to_residual(hook, dictionary.decoder_directions(torch.tensor([3, 7])))
     if family != "gemma2":
         torch.testing.assert_close(written, model.mlp_out_weights(1)[[3, 7]])
-    few = open_dictionary(DictionaryConfig(source="neurons", hook_point=hook, sae_id="k=3"), where).encode(x)
+    few = open_dictionary(DictionaryConfig(source="neurons", hook_point=hook, top_k=3), where).encode(x)
     assert torch.bincount(few.row).max() == 3
     assert few.value.max() == x.max()
 
@@ -141,10 +141,6 @@ def test_neuron_error_lines(model_folder):
     where = SubjectConfig(model=model_folder("gpt2"), device="cpu")
     with pytest.raises(UserError, match=r"accepted for neurons: blocks.N.mlp.hook_post"):
         open_dictionary(DictionaryConfig(source="neurons", hook_point=HOOK), where)
-    with pytest.raises(UserError, match="'k=N'"):
-        open_dictionary(
-            DictionaryConfig(source="neurons", hook_point="blocks.0.mlp.hook_post", sae_id="top"), where
-        )
 
 
 MODULE = """

@@ -253,3 +253,12 @@ def test_error_lines(tmp_path):
         SaeLensDictionary(make("standard", {"hook_name": None}))
     with pytest.raises(UserError, match=r"reads 16 values at 'blocks.1.hook_resid_post'.* has 12 there"):
         SaeLensDictionary(make("standard")).encode(torch.zeros(3, 12))
+
+
+def test_a_release_of_pickles_is_refused(monkeypatch):
+    import torch
+    from sae_lens import SAE
+
+    monkeypatch.setattr(SAE, "from_pretrained", lambda *args, **options: torch.load("weights.pt"))
+    with pytest.raises(UserError, match=r"pickled \.pt files, which are never loaded"):
+        open_dictionary(DictionaryConfig(release="someone/saes", sae_id="layer_3"), subject_config())
