@@ -47,7 +47,7 @@ class ScorerInstance:
 def build_explainers(config: RunConfig) -> list[ExplainerInstance]:
     """The explainers of `explain.explainers`, their options checked. Raises `UserError`."""
     explainer_room.load_all()
-    _check_sections("explainers", config.explainers, config.explain.explainers)
+    _check_names("explainers", config.explain.explainers)
     built = []
     for name in config.explain.explainers:
         options = dict(config.explainers.get(name, {}))
@@ -65,13 +65,14 @@ def build_explainers(config: RunConfig) -> list[ExplainerInstance]:
                 config=_identity(cls.name, cls.version, parsed.result_values(), explainer.prompts()),
             )
         )
+    _check_used("explainers", config.explainers, config.explain.explainers)
     return built
 
 
 def build_scorers(config: RunConfig) -> list[ScorerInstance]:
     """The scorers of `score.scorers`, their options checked. Raises `UserError`."""
     scorer_room.load_all()
-    _check_sections("scorers", config.scorers, config.score.scorers)
+    _check_names("scorers", config.score.scorers)
     built = []
     for name in config.score.scorers:
         options = dict(config.scorers.get(name, {}))
@@ -87,6 +88,7 @@ def build_scorers(config: RunConfig) -> list[ScorerInstance]:
                 config=_identity(cls.name, cls.version, parsed.result_values(), scorer.prompts()),
             )
         )
+    _check_used("scorers", config.scorers, config.score.scorers)
     return built
 
 
@@ -166,17 +168,21 @@ class Models:
         self._stores, self._backends = [], {}
 
 
-def _check_sections(section: str, tables: Mapping[str, Any], used: list[str]) -> None:
-    """A section nobody uses is most often a misspelt name: refuse it."""
-    if len(set(used)) != len(used):
-        raise UserError(f"{section}: a name is listed twice: {used}")
-    for name in used:
+def _check_names(section: str, names: list[str]) -> None:
+    """Names become folders: letters, digits, - and _; none twice."""
+    if len(set(names)) != len(names):
+        raise UserError(f"{_LISTS[section]}: a name is listed twice: {names}")
+    for name in names:
         if not name.replace("-", "").replace("_", "").isalnum():
-            raise UserError(f"{section}: seen {name!r}; accepted: letters, digits, - and _")
+            raise UserError(f"{_LISTS[section]}: seen {name!r}; accepted: letters, digits, - and _")
+
+
+def _check_used(section: str, tables: Mapping[str, Any], names: list[str]) -> None:
+    """A section nobody uses is most often a misspelt name: refuse it."""
     for name in tables:
-        if name not in used:
+        if name not in names:
             raise unknown_name(
-                f"[{section}.{name}]: a section that {_LISTS[section]} does not name", name, used
+                f"[{section}.{name}]: a section that {_LISTS[section]} does not name", name, names
             )
 
 
