@@ -198,6 +198,12 @@ def main() -> None:
         seconds[kind] += time.monotonic() - start
         return plan, plan.read(replies)
 
+    def one_null(plan: EvidencePlan) -> dict[str, float]:
+        """Evidence by word against the first of the prefixes that name nothing, alone."""
+        n = len(plan.texts)
+        replies = judge.complete(plan.requests[: 2 * n])
+        return {w: replies[i].logprob - replies[n + i].logprob for i, w in enumerate(plan.texts)}
+
     def pmi(text: str, prompts: Sequence[str]) -> list[float]:
         start = time.monotonic()
         replies = judge.complete([Request(prompt=p, continuation=f" {text}") for p in prompts])
@@ -228,6 +234,16 @@ def main() -> None:
                 results[f"simulation {kind}, clipped at 0", style].append(
                     pearson(true, np.concatenate(predicted))
                 )
+                if kind == "words":
+                    alone = one_null(plan)
+                    values = [np.array([alone[word] for word in words.words]) for words in plan.words]
+                    results["detection  words, max, N = words alone", style].append(
+                        separate([float(v.max()) for v in values], labels)
+                    )
+                    predicted = [np.maximum(plan.on_tokens(k, v), 0) for k, v in enumerate(values)]
+                    results["simulation words, N = words alone", style].append(
+                        pearson(true, np.concatenate(predicted))
+                    )
                 plan, told = evidence(kind, text, [s.window for s in fuzzing])
                 pools: list[list[float]] = [[], []]
                 for k, (s, e) in enumerate(zip(fuzzing, told, strict=True)):

@@ -16,7 +16,7 @@ from typing import Any
 from autointerp.config import digest
 from autointerp.errors import ModelUnavailableError, UserError, nearest
 from autointerp.llm.openai_errors import AttemptError, Failure, exception_failure, status_failure
-from autointerp.llm.openai_http import ConnectError, DroppedError, is_loopback, open_transport
+from autointerp.llm.openai_http import ConnectError, DroppedError, Transport, is_loopback
 from autointerp.llm.openai_limit import AdaptiveLimit
 from autointerp.llm.openai_wire import (
     MalformedReplyError,
@@ -62,7 +62,7 @@ class OpenAIBackend:
         self.identity = f"openai:{options.model}#{digest(told)}"
         self._key = _key(options)
         headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._transport = open_transport(options.url, headers)
+        self._transport = Transport(options.url, headers, options.max_concurrency)
         self._limit = AdaptiveLimit(options.max_concurrency)
         self._answered = self._succeeded = False
         self._n_lost = 0

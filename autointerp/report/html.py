@@ -55,7 +55,7 @@ def render(run: Run, config: ReportConfig | None = None) -> str:
     summary = summarise(run)
     scores = run.table("scores", columns=["explainer", "control", "scorer", "value", "status"])
     scorers = list(dict.fromkeys(row.scorer for row in summary))
-    shown = sorted(pick_latents(run, config.n_latents))
+    shown = pick_latents(run, config.n_latents)
     style, script = _asset("report.css"), _asset("report.js")
     return environment.get_template("report.html.j2").render(
         run=run,
@@ -124,12 +124,13 @@ def _header(run: Run) -> dict[str, list[tuple[str, str]]]:
     real = explanations.filter(pc.field("control").is_null())
     said = Counter(real.column("status").to_pylist())
     manifests = list(run.steps().values())
+    cached = run.directory.manifest("cache")
     costs = [m.cost_usd for m in manifests if m.cost_usd is not None]
     seconds = [m.seconds for m in manifests if m.seconds is not None]
     names = [
         ("subject", config.subject.model),
         ("dictionary", what or dictionary.source),
-        ("hook point", dictionary.hook_point or "as the dictionary says"),
+        ("hook point", str(cached.counts.get("hook_point", numbers.DASH)) if cached else numbers.DASH),
         ("corpus", config.corpus.dataset),
         ("explaining model", str(config.models.explainer.get("model", numbers.DASH))),
         ("judging model", str(config.models.judge.get("model", numbers.DASH))),

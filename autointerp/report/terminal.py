@@ -7,6 +7,7 @@ appear on a terminal only; elsewhere the output is plain text with `<<` `>>` aro
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 from rich.box import SIMPLE_HEAD
@@ -21,6 +22,8 @@ from autointerp.report.selection import pick_latents
 from autointerp.run import Run, printable
 from autointerp.sampling.windows import Window, defuse
 
+TOKENS_BEFORE, TOKENS_AFTER = 12, 8
+"""Tokens shown around the strongest one of a window."""
 PLAIN_WIDTH = 140
 """Columns where there is no terminal to ask."""
 
@@ -118,6 +121,9 @@ def _print_latent(console: Console, run: Run, latent: int, n_windows: int) -> No
 
 def _window(run: Run, window: Window, peak: float, console: Console) -> Text:
     line = Text.assemble((f"  {numbers.measure(window.max_activation):>7}  ", "dim"))
+    strongest = int(window.activations.argmax())
+    shown = slice(max(strongest - TOKENS_BEFORE, 0), strongest + TOKENS_AFTER + 1)
+    window = replace(window, tokens=window.tokens[shown], activations=window.activations[shown])
     if not console.is_terminal:
         return line.append(printable(run.tokens.marked(window.tokens, window.activations > 0)))
     for piece in pieces_of(window, run.tokens, peak):

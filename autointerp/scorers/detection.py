@@ -45,7 +45,7 @@ class DetectionConfig(ScorerConfig):
     that reason before they answer."""
     evidence: EvidenceKind = "words"
     """`likelihood` only: log-probabilities of each word alone, or of each token in its context."""
-    threshold_nats: float = 4.0
+    threshold_nats: float = 3.0
     """`likelihood` only: largest evidence of a word above which the answer is yes. Moves
     `prediction` and `probability`, never the AUROC."""
 
@@ -56,7 +56,7 @@ class Detection:
 
     name: ClassVar[str]
     Config: ClassVar[type[ScorerConfig]] = DetectionConfig
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __init__(self, config: DetectionConfig) -> None:
         self.config = config

@@ -1,20 +1,23 @@
 """The `likelihood` readout: what a causal model's log-probabilities say for an explanation.
 
 No instruction has to be followed and nothing is generated, so a model far too small to answer a
-question can judge. The evidence of a word w for an explanation E is the log-likelihood ratio, in
-nats, of w after a prefix that names E and after the same prefix that names nothing in particular:
+question can judge. The evidence of a word w for an explanation E is a log-likelihood ratio, in
+nats: w after a prefix that names E, against the same prefix with one of a few names that say
+nothing in particular (N: "words", "things", "people", "places"), each as likely as the others:
 
-    e(w; E) = log p(w | "In this text there are E, such as") - log p(w | "... words, such as")
+    e(w; E) = log p(w | "In this text there are E, such as")
+              - log mean over N of p(w | "In this text there are N, such as")
 
 Words are judged out of their context (a bag of words): a small model's left-to-right prediction
 inside a window knows too little of the word to come, and separates far worse (`evidence =
-"context"`; measured in `benchmarks/likelihood_readout.py`). Both prefixes are shared by all words,
-and the second by all explanations, so a backend that shares prefixes pays little more than the
-words themselves.
+"context"`; measured in `benchmarks/likelihood_readout.py`, as is the choice of N). Prefixes are
+shared by all words, and those that name nothing by all explanations, so a backend that shares
+prefixes pays little more than the words themselves.
 """
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -73,12 +76,12 @@ def words_of(texts: Sequence[str]) -> Words:
     return Words(words=tuple(text[a:b] for a, b in spans), of_token=tuple(of_token))
 
 
-def prefixes(explanation: str, kind: EvidenceKind) -> tuple[str, str]:
-    """The prefix that names the explanation and the one that names nothing in particular."""
+def prefixes(explanation: str, kind: EvidenceKind) -> tuple[str, list[str]]:
+    """The prefix that names the explanation, and those that name nothing in particular."""
     prompt = load_prompt("likelihood")
     return (
         prompt.part(kind, {"explanation": one_line(explanation)}),
-        prompt.part(kind, {"explanation": prompt.part(f"{kind}_null")}),
+        [prompt.part(kind, {"explanation": name}) for name in prompt.part(f"{kind}_null").split("\n")],
     )
 
 
@@ -97,26 +100,25 @@ class EvidencePlan:
             self.asked = sorted({word for words in self.words for word in words.words})
         else:
             self.asked = ["".join(texts) for texts in windows]
+        self.texts = [text for text in self.asked if text]
         named, unnamed = prefixes(explanation, kind)
         lead = " " if kind == "words" else ""
         self.requests = [
             Request(prompt=prefix, continuation=f"{lead}{text}")
-            for prefix in (named, unnamed)
-            for text in self.asked
-            if text
+            for prefix in (named, *unnamed)
+            for text in self.texts
         ]
 
     def read(self, replies: Sequence[Reply]) -> list[Evidence]:
         """Evidence for each window, in order."""
-        texts = [text for text in self.asked if text]
-        n = len(texts)
+        told = {text: replies[i :: len(self.texts)] for i, text in enumerate(self.texts)}
         if self.kind == "context":
-            told = {text: (replies[i], replies[n + i], i) for i, text in enumerate(texts)}
+            order = {text: i for i, text in enumerate(self.texts)}
             return [
-                context_evidence(*told[text], pieces) if text else _NOTHING
+                context_evidence(told[text], order[text], pieces) if text else _NOTHING
                 for text, pieces in zip(self.asked, self.windows, strict=True)
             ]
-        by_word = {w: _word_evidence(replies[i], replies[n + i], i) for i, w in enumerate(texts)}
+        by_word = {word: _word_evidence(told[word], i) for i, word in enumerate(self.texts)}
         return [_gathered([by_word[word] for word in words.words]) for words in self.words]
 
     def units_under(self, index: int, marks: np.ndarray) -> list[int]:
@@ -136,14 +138,16 @@ class EvidencePlan:
         )
 
 
-def _word_evidence(named: Reply, unnamed: Reply, request: int) -> Evidence:
-    """Evidence of one word, [1]."""
-    for reply in (named, unnamed):
+def _word_evidence(replies: Sequence[Reply], request: int) -> Evidence:
+    """Evidence of one word, [1], from the reply with the explanation and those without."""
+    for reply in replies:
         if not reply.ok:
             return Evidence(status="error", reason=error_reason(reply))
         if not reply.tokens or any(token.logprob is None for token in reply.tokens):
             return Evidence(status="unparsed", reason="the reply has no log-probabilities")
-    return Evidence(values=np.array([named.logprob - unnamed.logprob]), requests=(request,))
+    named, *unnamed = (reply.logprob for reply in replies)
+    nothing = float(np.logaddexp.reduce(unnamed)) - math.log(len(unnamed))
+    return Evidence(values=np.array([named - nothing]), requests=(request,))
 
 
 def _gathered(parts: Sequence[Evidence]) -> Evidence:
@@ -157,7 +161,7 @@ def _gathered(parts: Sequence[Evidence]) -> Evidence:
     return Evidence(values=values, requests=tuple(i for part in parts for i in part.requests))
 
 
-def context_evidence(named: Reply, unnamed: Reply, request: int, texts: Sequence[str]) -> Evidence:
+def context_evidence(replies: Sequence[Reply], request: int, texts: Sequence[str]) -> Evidence:
     """Evidence at each token of a window, each given what stands to its left, [n_tokens].
 
     log p(token | prefix with the explanation, left context) - log p(token | prefix without,
@@ -165,14 +169,15 @@ def context_evidence(named: Reply, unnamed: Reply, request: int, texts: Sequence
     """
     text, bounds = "".join(texts), edges(texts)
     totals = []
-    for reply in (named, unnamed):
+    for reply in replies:
         if not reply.ok:
             return Evidence(status="error", reason=error_reason(reply))
         spans = token_spans(reply.tokens, text)
         if not reply.tokens or spans is None or any(t.logprob is None for t in reply.tokens):
             return Evidence(status="unparsed", reason="the reply's tokens do not spell the window")
         totals.append(carry_over([t.logprob or 0.0 for t in reply.tokens], spans, bounds))
-    return Evidence(values=totals[0] - totals[1], requests=(request,) * len(texts))
+    named, unnamed = totals
+    return Evidence(values=named - unnamed, requests=(request,) * len(texts))
 
 
 def evidence_prompts() -> dict[str, str]:

@@ -56,7 +56,7 @@ class FuzzingConfig(ScorerConfig):
     that reason before they answer."""
     evidence: EvidenceKind = "words"
     """`likelihood` only: log-probabilities of each word alone, or of each token in its context."""
-    threshold_nats: float = 1.75
+    threshold_nats: float = 2.0
     """`likelihood` only: mean evidence of the marked words above which the answer is yes. Moves
     `prediction` and `probability`, never the AUROC."""
 
@@ -67,7 +67,7 @@ class Fuzzing:
 
     name: ClassVar[str]
     Config: ClassVar[type[ScorerConfig]] = FuzzingConfig
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __init__(self, config: FuzzingConfig) -> None:
         self.config = config
@@ -123,7 +123,7 @@ class Fuzzing:
         def add_false(window: Window, kind: str, own_runs: list[int] | None) -> None:
             rng = context.rng(record.latent, Stream.FUZZING_MARKS, window.example)
             wanted = own_runs if own_runs is not None else runs[int(rng.integers(len(runs)))]
-            allowed = ~on_active_words(window, table) & markable(window.tokens, table)
+            allowed = on_silent_words(window, table)
             weights = place_weights([marks[w.example] for w in visible], len(window.tokens))
             placed = false_marks(wanted, allowed, weights, rng)
             if placed is not None:
@@ -157,13 +157,16 @@ class Fuzzing:
         return float(evidence.mean()) - self.config.threshold_nats
 
 
-def on_active_words(window: Window, table: TokenTable) -> np.ndarray:
-    """Tokens that are active or share a word with an active token, [n_tokens] bool."""
+def on_silent_words(window: Window, table: TokenTable) -> np.ndarray:
+    """Tokens that lie on words and share none with an active token, [n_tokens] bool."""
     words = words_of(table.texts(window.tokens))
     active = window.activations > 0
     touched = set(words.under(active))
     return np.array(
-        [bool(on or touched.intersection(own)) for on, own in zip(active, words.of_token, strict=True)],
+        [
+            bool(own) and not on and touched.isdisjoint(own)
+            for on, own in zip(active, words.of_token, strict=True)
+        ],
         dtype=bool,
     )
 

@@ -54,7 +54,7 @@ class Simulation:
 
     name: ClassVar[str]
     Config: ClassVar[type[ScorerConfig]] = SimulationConfig
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __init__(self, config: SimulationConfig) -> None:
         self.config = config

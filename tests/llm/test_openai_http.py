@@ -1,4 +1,4 @@
-"""The HTTP client reads what servers really send, in whatever pieces it comes."""
+"""The transport takes what servers and proxies really send, and gives the key to nobody else."""
 
 from __future__ import annotations
 
@@ -8,13 +8,16 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from autointerp.llm.openai_http import DirectTransport, DroppedError, HttpAnswer, Transport, open_transport
+from autointerp.llm import openai_http
+from autointerp.llm.openai_http import ConnectError, DroppedError, HttpAnswer, Transport, proxy_for
 
 Serve = Callable[[bytes], tuple[bytes, bool]]
 """From the bytes of a request to (those of the answer, whether the connection is then closed)."""
 
 
-def talk(serve: Serve, use: Callable[[Transport], Awaitable[object]], piece: int = 10**6) -> list[int]:
+def talk(
+    serve: Serve, use: Callable[[Transport], Awaitable[object]], piece: int = 10**6, limit: int = 8
+) -> list[int]:
     """Run a server that writes its answers in pieces; returns requests per connection."""
     counts: list[int] = []
 
@@ -42,7 +45,7 @@ def talk(serve: Serve, use: Callable[[Transport], Awaitable[object]], piece: int
     async def main() -> None:
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        transport = DirectTransport(f"http://127.0.0.1:{port}/v1?version=2", {"Authorization": "Bearer k"})
+        transport = Transport(f"http://127.0.0.1:{port}/v1?version=2", {"Authorization": "Bearer k"}, limit)
         try:
             await use(transport)
         finally:
@@ -152,14 +155,100 @@ def test_a_timeout_gives_the_connection_up() -> None:
     assert talk(serve, use) == [1, 1]
 
 
-def test_a_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_connections_are_bounded() -> None:
+    async def use(transport: Transport) -> None:
+        await asyncio.gather(*(transport.send("POST", "/chat", b"{}", 5.0) for _ in range(20)))
+
+    counts = talk(fixed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), use, limit=3)
+    assert len(counts) <= 3
+    assert sum(counts) == 20
+
+
+@pytest.mark.parametrize("body", [b"x" * 2000, gzip.compress(b"x" * 2000)])
+def test_a_body_without_end_is_not_read(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(openai_http, "_MOST_BODY_BYTES", 1000)
+    encoding = b"Content-Encoding: gzip\r\n" if body[0] == 0x1F else b""
+    answer = b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n" % (encoding, len(body)) + body
+
+    async def use(transport: Transport) -> None:
+        for _ in range(2):
+            with pytest.raises(DroppedError, match="too long"):
+                await transport.send("POST", "/chat", b"{}", 5.0)
+
+    talk(fixed(answer), use)
+
+
+def test_redirects_and_cookies_are_not_followed() -> None:
+    seen: list[bytes] = []
+
+    def serve(head: bytes) -> tuple[bytes, bool]:
+        seen.append(head)
+        return (
+            b"HTTP/1.1 307 Moved\r\nLocation: /elsewhere\r\nSet-Cookie: a=b\r\nContent-Length: 0\r\n\r\n",
+            False,
+        )
+
+    async def use(transport: Transport) -> None:
+        for _ in range(2):
+            answer = await transport.send("POST", "/chat", b"{}", 5.0)
+            assert (answer.status, answer.headers["location"]) == (307, "/elsewhere")
+
+    talk(serve, use)
+    assert [head.split()[1] for head in seen] == [b"/v1/chat?version=2"] * 2
+    assert b"\r\ncookie:" not in seen[1].lower()
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
     for name in ("http_proxy", "https_proxy", "all_proxy", "no_proxy"):
         monkeypatch.delenv(name, raising=False)
         monkeypatch.delenv(name.upper(), raising=False)
-    assert isinstance(open_transport("https://api.example.com/v1", {}), DirectTransport)
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_which_proxy_of_the_environment_is_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    url = "https://api.example.com/v1"
+    assert proxy_for(url) is None
+    monkeypatch.setenv("all_proxy", "127.0.0.1:8")
+    assert proxy_for(url) == "http://127.0.0.1:8"
     monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
-    proxied = open_transport("https://api.example.com/v1", {})
-    assert not isinstance(proxied, DirectTransport)
-    asyncio.run(proxied.close())
+    assert proxy_for(url) == "http://127.0.0.1:9"
+    assert proxy_for("https://localhost/v1") is None
     monkeypatch.setenv("no_proxy", "example.com")
-    assert isinstance(open_transport("https://api.example.com/v1", {}), DirectTransport)
+    assert proxy_for(url) is None
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_a_proxy_is_asked_for_a_tunnel_and_not_shown_the_key(monkeypatch: pytest.MonkeyPatch) -> None:
+    heads: list[bytes] = []
+
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        heads.append(await reader.readuntil(b"\r\n\r\n"))
+        writer.write(b"HTTP/1.1 407 Proxy Authentication Required\r\nContent-Length: 0\r\n\r\n")
+        writer.close()
+
+    async def main() -> None:
+        server = await asyncio.start_server(handle, "127.0.0.1", 0)
+        port = server.sockets[0].getsockname()[1]
+        monkeypatch.setenv("https_proxy", f"http://127.0.0.1:{port}")
+        transport = Transport("https://api.example.com/v1", {"Authorization": "Bearer k"}, 1)
+        with pytest.raises(ConnectError, match="407"):
+            await transport.send("POST", "/chat", b"{}", 5.0)
+        await transport.close()
+        server.close()
+
+    asyncio.run(main())
+    assert heads[0].startswith(b"CONNECT api.example.com:443 HTTP/1.1\r\n")
+    assert b"bearer" not in heads[0].lower()
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:1/v1", "https://nobody.invalid/v1", "http://a..b/v1"])
+@pytest.mark.usefixtures("no_proxies")
+def test_no_connection(url: str) -> None:
+    async def main() -> None:
+        transport = Transport(url, {}, 1)
+        with pytest.raises(ConnectError):
+            await transport.send("POST", "/chat", b"{}", 5.0)
+        await transport.close()
+
+    asyncio.run(main())
