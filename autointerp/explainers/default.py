@@ -168,8 +168,8 @@ class DefaultExplainer:
                 latent=record.latent, text=None, status="failed", reason=reason, details=details
             )
         if reply.ok:
-            chat = self.config.style == "chat"
-            reading = read_chat(reply.text, reply.finish_reason) if chat else read_completion(reply.text)
+            read = read_chat if self.config.style == "chat" else read_completion
+            reading = read(reply.text, reply.finish_reason)
         else:
             message = " ".join((reply.error_message or "").split())
             reading = Reading(

@@ -9,8 +9,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from autointerp.explainers.words import stem
 from autointerp.sampling.windows import LatentRecord, TokenTable, Window
 
+LEAST = 0.1
+"""Words that carry less than this share of what the first one does are not listed."""
 _LINE_ENDS = {ord(c): f"\\u{ord(c):04x}" for c in "\x85\u2028\u2029"}
 
 
@@ -77,7 +80,8 @@ def marked_words(
     """The words that carry the marked tokens, with the share of the windows' peaks they account for.
 
     A token inside a word stands for the whole word, as far as the window shows it. Words that differ
-    in case only count as one; those without a letter or digit are left out. The first come first.
+    in case or a common ending count as one; left out are those without a letter or digit and those
+    with less than `LEAST` of the first one's share. Largest share first.
     """
     weight: dict[str, float] = {}
     spelling: dict[str, Counter[str]] = {}
@@ -86,14 +90,15 @@ def marked_words(
         best: dict[str, float] = {}
         for i in np.flatnonzero(active_marks(window, threshold)):
             word = _word_at(texts, int(i))
-            key = word.casefold()
+            key = stem(word)
             if any(c.isalnum() for c in word):
                 best[key] = max(best.get(key, 0.0), float(window.activations[i]))
                 spelling.setdefault(key, Counter())[word] += 1
         for key, value in best.items():
             weight[key] = weight.get(key, 0.0) + value
     total = sum(w.max_activation for w in windows) or 1.0
-    ranked = sorted(weight, key=lambda key: (-weight[key], key))[:n]
+    least = LEAST * max(weight.values(), default=0.0)
+    ranked = sorted((key for key in weight if weight[key] >= least), key=lambda key: (-weight[key], key))[:n]
     return [(max(spelling[k], key=lambda s: (spelling[k][s], s)), weight[k] / total) for k in ranked]
 
 

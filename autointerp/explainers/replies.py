@@ -61,10 +61,17 @@ def read_chat(reply: str | None, finish_reason: str | None = None) -> Reading:
     return Reading(status="failed", reason="the reply has no line 'EXPLANATION: ...'")
 
 
-def read_completion(reply: str | None) -> Reading:
-    """The first sentence of a continuation, as `read_chat` cleans and judges it."""
+def read_completion(reply: str | None, finish_reason: str | None = None) -> Reading:
+    """The first sentence of a continuation, as `read_chat` cleans and judges it.
+
+    A sentence that was cut off (`finish_reason` "length") ends at its last comma or space.
+    """
     lines = (reply or "").strip().splitlines()
-    return _judged(clean(_SENTENCE_END.split(lines[0])[0]) if lines else "")
+    text = lines[0] if lines else ""
+    sentence = _SENTENCE_END.split(text)[0]
+    if finish_reason == "length" and len(lines) == 1 and sentence == text:
+        sentence = re.split(r"[,\s]+\S*$", text)[0]
+    return _judged(clean(sentence))
 
 
 def clean(text: str) -> str:

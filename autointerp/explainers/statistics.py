@@ -17,6 +17,7 @@ import numpy as np
 from pydantic import Field
 
 from autointerp.explainers.base import ExplainContext, ExplainerConfig, Explanation, explainer
+from autointerp.explainers.words import stem
 from autointerp.llm.types import Capability
 from autointerp.sampling.windows import LatentRecord, TokenTable
 
@@ -204,18 +205,6 @@ def label(words: Sequence[Word]) -> str:
     if not any(word.starts_word for word in words):
         return f"the word part{'s' if words[1:] else ''} {', '.join(names)}"
     return f"the word {names[0]}" if len(words) == 1 else ", ".join(names)
-
-
-def stem(word: str) -> str:
-    """A word without a common English ending, so that "share", "shares" and "shared" are one.
-
-    Crude by intent: it keeps a label from saying the same word twice.
-    """
-    text = word.casefold()
-    for ending in ("ings", "ing", "ies", "ed", "es", "s", "e", "y"):
-        if text.endswith(ending) and len(text) - len(ending) >= 3:
-            return text.removesuffix(ending)
-    return text
 
 
 def quote(text: str) -> str:
