@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from autointerp import explainers, scorers
 from autointerp.artifacts import RunDirectory
 from autointerp.config import load_config
 from autointerp.engine.pipeline import run_stages
@@ -27,6 +28,8 @@ def code_of(guide: str) -> str:
 @pytest.fixture
 def registered():
     """Registers the guides' classes for one test; removes them afterwards."""
+    explainers.load_all()
+    scorers.load_all()
     before = dict(EXPLAINERS), dict(SCORERS)
     for guide in ("add-an-explainer.md", "add-a-scorer.md"):
         exec(compile(code_of(guide), guide, "exec"), {})

@@ -1,6 +1,16 @@
 """Explanations and windows to judgements and scores: one file per scorer, a registry by name."""
 
+from __future__ import annotations
+
+from importlib import import_module
+from pkgutil import iter_modules
+
 
 def load_all() -> None:
-    """Fill the registry: import every scorer of this package."""
-    from autointerp.scorers import detection, fuzzing, simulation  # noqa: F401
+    """Import every file of this package, so that each scorer registers its name.
+
+    Adding a file is all it takes to add a scorer. Scorer files import torch and other heavy
+    libraries only inside the functions that need them.
+    """
+    for module in iter_modules(__path__):
+        import_module(f"{__name__}.{module.name}")

@@ -3,7 +3,7 @@
 No instruction has to be followed and nothing is generated, so a model far too small to answer a
 question can judge. The evidence of a word w for an explanation E is a log-likelihood ratio, in
 nats: w after a prefix that names E, against the same prefix with one of a few names that say
-nothing in particular (N: "words", "things", "people", "places"), each as likely as the others:
+nothing in particular (N: "words", "people", "places"), each as likely as the others:
 
     e(w; E) = log p(w | "In this text there are E, such as")
               - log mean over N of p(w | "In this text there are N, such as")

@@ -200,6 +200,6 @@ def test_likelihood_asks_each_word_once_and_without_explanation_once_for_all() -
     scorer = Detection(DetectionConfig(readout="likelihood"))
     scorer.judge([fakes.item(1), fakes.item(1, text="other things")], fakes.context(model))
     prompts = {r.prompt for r in model.requests}
-    assert len(prompts) == 2 + 4
+    assert len(prompts) == 2 + 3
     assert len(model.requests) == len({r.key("fake") for r in model.requests})
     assert all((r.continuation or "").startswith(" ") for r in model.requests)
