@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -161,7 +161,7 @@ class LatentView:
         """Its windows, strongest first: of a split (`train`, `test`), a kind (`activating`, `random`...)."""
         found = [
             window
-            for window in windows_of(self.run.table("examples", latents=[self.latent]))
+            for window in map(window_of, self.run.table("examples", latents=[self.latent]).to_pylist())
             if split in (None, window.split) and kind in (None, window.kind)
         ]
         return sorted(found, key=lambda w: (-w.max_activation, w.example))
@@ -230,22 +230,19 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in _HARMLESS else f"\\u{ord(c):04x}" for c in text)
 
 
-def windows_of(table: pa.Table) -> list[Window]:
-    """Rows of `examples` as windows, in order."""
-    return [
-        Window(
-            example=row["example"],
-            split=row["split"],
-            kind=row["kind"],
-            decile=row["decile"],
-            context=row["context"],
-            start=row["start"],
-            tokens=np.array(row["tokens"], dtype=np.int64),
-            activations=np.array(row["activations"], dtype=np.float32),
-            source_latent=row["source_latent"],
-        )
-        for row in table.drop_columns(["latent", "max_activation"]).to_pylist()
-    ]
+def window_of(row: Mapping[str, Any]) -> Window:
+    """A row of `examples` as a window."""
+    return Window(
+        example=row["example"],
+        split=row["split"],
+        kind=row["kind"],
+        decile=row["decile"],
+        context=row["context"],
+        start=row["start"],
+        tokens=np.array(row["tokens"], dtype=np.int64),
+        activations=np.array(row["activations"], dtype=np.float32),
+        source_latent=row["source_latent"],
+    )
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

@@ -25,7 +25,7 @@ from autointerp.analyze.summary import SummaryRow, summarise
 from autointerp.artifacts.manifest import write_text_whole
 from autointerp.config import ReportConfig
 from autointerp.report import numbers, svg
-from autointerp.report.latent_page import N_LEVELS, latent_page
+from autointerp.report.latent_page import N_LEVELS, latent_pages
 from autointerp.report.selection import pick_latents
 from autointerp.run import Run, printable
 
@@ -68,7 +68,7 @@ def render(run: Run, config: ReportConfig | None = None) -> str:
         toml=(run.root / "run.toml").read_text(encoding="utf-8"),
         comparisons=_comparisons(summary, scores),
         scorers=scorers,
-        latents=[latent_page(run, latent, scorers, config.n_windows) for latent in shown],
+        latents=list(latent_pages(run, shown, scorers, config.n_windows)),
         n_all=run.directory.dataset("latents").n_rows,
         levels=range(1, N_LEVELS + 1),
     )

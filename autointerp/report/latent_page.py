@@ -3,17 +3,36 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import pyarrow as pa
+
 from autointerp.report import numbers
 from autointerp.report.selection import spread_over_deciles
-from autointerp.run import LatentView, Run, printable
+from autointerp.run import Run, printable, window_of
 from autointerp.sampling.windows import TokenTable, Window
 
 N_LEVELS = 10
 """Shades of activation."""
+LATENTS_AT_ONCE = 50
+_COLUMNS: dict[str, list[str] | None] = {
+    "latents": None,
+    "examples": None,
+    "explanations": [
+        "latent",
+        "explanation",
+        "explainer",
+        "control",
+        "source_latent",
+        "text",
+        "status",
+        "reason",
+    ],
+    "scores": None,
+    "judgements": ["latent", "explanation", "scorer", "example", "kind", "label", "prediction", "status"],
+}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -90,13 +109,36 @@ class LatentPage:
         return next((label.scores for label in self.labels if label.text and not label.control), [])
 
 
-def latent_page(run: Run, latent: int, scorers: Sequence[str], n_windows: int) -> LatentPage:
-    """Read one latent and prepare its section."""
-    view = run.latent(latent)
-    s = view.statistics
-    windows = view.windows()
-    labels = _labels(view, run, scorers)
-    judges, decisions = _decisions(view, run, scorers)
+def latent_pages(
+    run: Run, latents: Sequence[int], scorers: Sequence[str], n_windows: int
+) -> Iterator[LatentPage]:
+    """The sections of some latents, in their order; reads a few dozen latents at a time."""
+    for first in range(0, len(latents), LATENTS_AT_ONCE):
+        some = latents[first : first + LATENTS_AT_ONCE]
+        rows = {
+            name: _by_latent(run.table(name, latents=some, columns=columns))
+            for name, columns in _COLUMNS.items()
+        }
+        for latent in some:
+            mine = {name: found.get(latent, []) for name, found in rows.items()}
+            yield _latent_page(run, mine, scorers, n_windows)
+
+
+def _by_latent(table: pa.Table) -> dict[int, list[dict[str, Any]]]:
+    found: dict[int, list[dict[str, Any]]] = {}
+    for row in table.to_pylist():
+        found.setdefault(row["latent"], []).append(row)
+    return found
+
+
+def _latent_page(
+    run: Run, rows: Mapping[str, list[dict[str, Any]]], scorers: Sequence[str], n_windows: int
+) -> LatentPage:
+    (s,) = rows["latents"]
+    latent = s["latent"]
+    windows = [window_of(row) for row in rows["examples"]]
+    labels = _labels(rows["explanations"], rows["scores"], run.config.explain.explainers, scorers)
+    judges, decisions = _decisions(rows["judgements"], scorers)
     peak = s["max_activation"] or 0.0
     test = [w for w in windows if w.split == "test"]
     judged = spread_over_deciles([w for w in test if w.activating], (n_windows + 1) // 2)
@@ -141,20 +183,31 @@ def latent_page(run: Run, latent: int, scorers: Sequence[str], n_windows: int) -
 
 
 def pieces_of(window: Window, tokens: TokenTable, peak: float) -> list[Piece]:
-    """A window's text in runs; each active token is a run of its own with a level from 1 to 10."""
+    """A window's text in runs; each active token is a run of its own with a level from 1 to 10.
+
+    The space before an active word stays outside its run.
+    """
     out: list[Piece] = []
     for text, activation in zip(tokens.texts(window.tokens), window.activations.tolist(), strict=True):
         text = printable(text)
+        if activation > 0 and text.startswith(" ") and text.strip():
+            text = text[1:]
+            _add_silent(out, " ")
         if not text:
             continue
         if activation > 0:
             shade = max(1, min(N_LEVELS, math.ceil(N_LEVELS * activation / peak))) if peak > 0 else 1
             out.append(Piece(text=text, level=shade, value=numbers.measure(activation)))
-        elif out and out[-1].level == 0:
-            out[-1] = Piece(text=out[-1].text + text, level=0, value="")
         else:
-            out.append(Piece(text=text, level=0, value=""))
+            _add_silent(out, text)
     return out
+
+
+def _add_silent(pieces: list[Piece], text: str) -> None:
+    if pieces and pieces[-1].level == 0:
+        pieces[-1] = Piece(text=pieces[-1].text + text, level=0, value="")
+    else:
+        pieces.append(Piece(text=text, level=0, value=""))
 
 
 def _shown(window: Window, tokens: TokenTable, peak: float, decisions: list[tuple[str, str]]) -> ShownWindow:
@@ -168,20 +221,21 @@ def _shown(window: Window, tokens: TokenTable, peak: float, decisions: list[tupl
     )
 
 
-def _labels(view: LatentView, run: Run, scorers: Sequence[str]) -> list[Label]:
-    scores = {
-        (row["explanation"], row["scorer"]): row
-        for row in run.table("scores", latents=[view.latent]).to_pylist()
-    }
-    rows = run.table("explanations", latents=[view.latent]).to_pylist()
-    order = run.config.explain.explainers
-    rows.sort(
+def _labels(
+    explanations: list[dict[str, Any]],
+    score_rows: list[dict[str, Any]],
+    order: Sequence[str],
+    scorers: Sequence[str],
+) -> list[Label]:
+    scores = {(row["explanation"], row["scorer"]): row for row in score_rows}
+    rows = sorted(
+        explanations,
         key=lambda r: (
             order.index(r["explainer"]) if r["explainer"] in order else len(order),
             r["explainer"],
             r["control"] is not None,
             r["explanation"],
-        )
+        ),
     )
     return [
         Label(
@@ -219,12 +273,11 @@ def _score(row: dict[str, Any] | None) -> Score | None:
 
 
 def _decisions(
-    view: LatentView, run: Run, scorers: Sequence[str]
+    judgements: list[dict[str, Any]], scorers: Sequence[str]
 ) -> tuple[list[str], list[dict[int, tuple[str, str]]]]:
     """Names of the judges of real explanations, and for each its decision by window."""
-    columns = ["explanation", "scorer", "example", "kind", "label", "prediction", "status", "reason"]
     found: dict[tuple[int, str, str], dict[int, tuple[str, str]]] = {}
-    for row in run.table("judgements", columns=columns, latents=[view.latent]).to_pylist():
+    for row in judgements:
         explainer = row["explanation"].rsplit("/", 1)[0]
         if explainer.endswith(".shuffled") or row["kind"] == "mismarked":
             continue
@@ -267,5 +320,8 @@ def _logits(tokens: TokenTable, rows: list[dict[str, Any]] | None) -> list[tuple
 
 
 def _token(tokens: TokenTable, token: int) -> str:
-    """A token with its spaces made visible."""
-    return printable(tokens.readable(token)).replace(" ", "␣")
+    """A token with its spaces made visible; by its code points if nothing of it can be seen."""
+    text = printable(tokens.readable(token))
+    if text.strip(" ") and not text.strip():
+        return "".join(f"\\u{ord(c):04x}" for c in text)
+    return text.replace(" ", "␣")
