@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -322,6 +323,6 @@ def _logits(tokens: TokenTable, rows: list[dict[str, Any]] | None) -> list[tuple
 def _token(tokens: TokenTable, token: int) -> str:
     """A token with its spaces made visible; by its code points if nothing of it can be seen."""
     text = printable(tokens.readable(token))
-    if text.strip(" ") and not text.strip():
+    if text.strip(" ") and all(c.isspace() or unicodedata.category(c)[0] in "MC" for c in text):
         return "".join(f"\\u{ord(c):04x}" for c in text)
     return text.replace(" ", "␣")
