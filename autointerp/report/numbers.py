@@ -8,7 +8,7 @@ MINUS = "−"
 
 def score(value: float | None) -> str:
     """Three decimals, as `0.812`."""
-    return DASH if value is None else f"{value:.3f}".replace("-", MINUS)
+    return DASH if value is None else f"{value:z.3f}".replace("-", MINUS)
 
 
 def interval(low: float | None, high: float | None) -> str:
@@ -18,7 +18,10 @@ def interval(low: float | None, high: float | None) -> str:
 
 def signed(value: float | None) -> str:
     """Three decimals with the sign always shown."""
-    return DASH if value is None else ("+" if value >= 0 else "") + score(value)
+    if value is None:
+        return DASH
+    shown = score(value)
+    return shown if shown.startswith(MINUS) else f"+{shown}"
 
 
 def share(value: float | None) -> str:

@@ -53,7 +53,9 @@ def test_without_scores(tmp_path):
     [
         (numbers.score(None), "–"),
         (numbers.score(-0.25), "−0.250"),
+        (numbers.score(-0.0002), "0.000"),
         (numbers.signed(0.25), "+0.250"),
+        (numbers.signed(-0.0002), "+0.000"),
         (numbers.interval(0.1, None), "–"),
         (numbers.share(0.0001), "<1%"),
         (numbers.share(0.9999), ">99%"),
