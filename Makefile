@@ -12,7 +12,7 @@ VENV ?= .venv
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
-OPTIONS = $(if $(RUN_DIR),--run-dir $(RUN_DIR)) $(foreach s,$(SET),--set $(s)) $(foreach s,$(REBUILD),--rebuild $(s))
+OPTIONS = $(if $(RUN_DIR),--run-dir $(RUN_DIR)) $(foreach s,$(SET),--set '$(s)') $(foreach s,$(REBUILD),--rebuild $(s))
 AUTOINTERP = $(BIN)/autointerp
 
 .PHONY: help cache sample explain score report test lint types imports unit docs serve-docs bench clean
@@ -33,7 +33,7 @@ score: explain
 	$(AUTOINTERP) score $(RUN) $(OPTIONS)
 
 report: $(VENV)/.run
-	$(AUTOINTERP) report $(or $(RUN_DIR),runs/demo)
+	$(AUTOINTERP) report $(or $(RUN_DIR),$(error give RUN_DIR=runs/NAME))
 
 test: lint types imports unit docs
 

@@ -78,8 +78,10 @@ def check(run: RunFile, set_: Overrides = None) -> None:
     from autointerp.stages.plugins import Models
 
     config = load_config(run, set_ or [])
-    for step in all_steps(config, Models(config)):
+    steps = all_steps(config, Models(config))
+    for step in steps:
         typer.echo(step.name)
+    typer.echo(f"ok: {len(steps)} steps; nothing was run, and files and hub names were not looked up")
 
 
 @app.command()

@@ -192,7 +192,8 @@ EXAMPLES = DatasetSpec(
                 "kind",
                 pa.string(),
                 "`activating`, or why it was chosen as a window in which the latent is never active: "
-                "`random`, `similar` or `neighbour`.",
+                "`random`; `similar` (looks like its activating windows) and `neighbour` (a nearby latent fires) are "
+                "reserved for samplers that draw them.",
             ),
             _column(
                 "source_latent",
