@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
 import pyarrow as pa
 
 from autointerp.artifacts import DATASETS, Manifest, RunDirectory
@@ -161,7 +160,7 @@ class LatentView:
         """Its windows, strongest first: of a split (`train`, `test`), a kind (`activating`, `random`...)."""
         found = [
             window
-            for window in map(window_of, self.run.table("examples", latents=[self.latent]).to_pylist())
+            for window in map(Window.from_row, self.run.table("examples", latents=[self.latent]).to_pylist())
             if split in (None, window.split) and kind in (None, window.kind)
         ]
         return sorted(found, key=lambda w: (-w.max_activation, w.example))
@@ -228,21 +227,6 @@ def printable(text: str) -> str:
     characters (terminal escapes, right-to-left overrides) as their code points."""
     text = text.replace("\r\n", "↵").translate(_LINE_ENDS)
     return "".join(c if c.isprintable() or c in _HARMLESS else f"\\u{ord(c):04x}" for c in text)
-
-
-def window_of(row: Mapping[str, Any]) -> Window:
-    """A row of `examples` as a window."""
-    return Window(
-        example=row["example"],
-        split=row["split"],
-        kind=row["kind"],
-        decile=row["decile"],
-        context=row["context"],
-        start=row["start"],
-        tokens=np.array(row["tokens"], dtype=np.int64),
-        activations=np.array(row["activations"], dtype=np.float32),
-        source_latent=row["source_latent"],
-    )
 
 
 def to_frame(table: pa.Table) -> pd.DataFrame:

@@ -12,7 +12,7 @@ import pyarrow as pa
 
 from autointerp.report import numbers
 from autointerp.report.selection import spread_over_deciles
-from autointerp.run import Run, printable, window_of
+from autointerp.run import Run, printable
 from autointerp.sampling.windows import TokenTable, Window
 
 N_LEVELS = 10
@@ -137,7 +137,7 @@ def _latent_page(
 ) -> LatentPage:
     (s,) = rows["latents"]
     latent = s["latent"]
-    windows = [window_of(row) for row in rows["examples"]]
+    windows = [Window.from_row(row) for row in rows["examples"]]
     labels = _labels(rows["explanations"], rows["scores"], run.config.explain.explainers, scorers)
     judges, decisions = _decisions(rows["judgements"], scorers)
     peak = s["max_activation"] or 0.0

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -109,6 +109,21 @@ class Window:
     activations: np.ndarray
     """Activation at each token, [n_tokens] float32, 0 where silent."""
     source_latent: int | None = None
+
+    @classmethod
+    def from_row(cls, row: Mapping[str, Any]) -> Window:
+        """A row of `examples` as a window."""
+        return cls(
+            example=row["example"],
+            split=row["split"],
+            kind=row["kind"],
+            decile=row["decile"],
+            context=row["context"],
+            start=row["start"],
+            tokens=np.array(row["tokens"], dtype=np.int64),
+            activations=np.array(row["activations"], dtype=np.float32),
+            source_latent=row["source_latent"],
+        )
 
     @property
     def max_activation(self) -> float:

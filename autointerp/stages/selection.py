@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import pyarrow as pa
+import pyarrow.compute as pc
 
 from autointerp.artifacts import RunDirectory
 from autointerp.config import Latents
@@ -72,8 +72,8 @@ def read_records(run: RunDirectory, latents: Sequence[int], split: str | None) -
     windows: dict[int, list[Window]] = {latent: [] for latent in latents}
     if split is not None:
         for table in run.dataset("examples").iter_shards(latents=latents):
-            for window_latent, window in _windows(table, split):
-                windows[window_latent].append(window)
+            for row in table.filter(pc.field("split") == split).to_pylist():
+                windows[row["latent"]].append(Window.from_row(row))
     return [
         LatentRecord(latent=latent, statistics=rows[latent], windows=tuple(windows[latent]))
         for latent in latents
@@ -85,26 +85,3 @@ def read_vocabulary(run: RunDirectory) -> tuple[TokenTable, np.ndarray]:
     table = run.dataset("vocabulary").read()
     tokens = TokenTable(table.column("bytes").to_pylist(), table.column("text").to_pylist())
     return tokens, table.column("n_occurrences_train").to_numpy().astype(np.int64)
-
-
-def _windows(table: pa.Table, split: str) -> list[tuple[int, Window]]:
-    out = []
-    for row in table.to_pylist():
-        if row["split"] == split:
-            out.append(
-                (
-                    row["latent"],
-                    Window(
-                        example=row["example"],
-                        split=split,
-                        kind=row["kind"],
-                        decile=row["decile"],
-                        context=row["context"],
-                        start=row["start"],
-                        tokens=np.array(row["tokens"], dtype=np.int64),
-                        activations=np.array(row["activations"], dtype=np.float32),
-                        source_latent=row["source_latent"],
-                    ),
-                )
-            )
-    return out
