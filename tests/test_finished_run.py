@@ -83,7 +83,7 @@ def test_polars_and_pandas_read_the_files_as_the_guide_says(finished, tool):
 def test_the_python_of_the_guide_runs(finished, capsys):
     text = (ROOT / "docs/guides/reading.md").read_text()
     (code,) = [c for c in re.findall(r"```python\n(.*?)```", text, re.DOTALL) if "import autointerp" in c]
-    exec(code.replace("runs/demo", str(finished[0].root)).replace("17", "0").replace("42", "1"), {})
+    exec(code.replace("17", "0").replace("42", "1").replace("runs/demo", str(finished[0].root)), {})
     assert "<<" in capsys.readouterr().out
 
 
