@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import pyarrow as pa
 
-KINDS = ("activating", "random", "similar", "neighbour", "mismarked")
-"""Kinds of judged windows. `mismarked` exists in `judgements` only: an activating window whose
-marks stand on tokens where the latent is silent."""
+KINDS = ("activating", "random", "similar", "neighbour", "unread", "mismarked", "decoy")
+"""Kinds of judged items. Two exist in `judgements` only: `mismarked`, an activating window whose
+marks stand on tokens where the latent is silent, and `decoy`, a text of the scorer's own."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -192,8 +192,8 @@ EXAMPLES = DatasetSpec(
                 "kind",
                 pa.string(),
                 "`activating`, or why it was chosen as a window in which the latent is never active: "
-                "`random`; `similar` (looks like its activating windows) and `neighbour` (a nearby latent fires) are "
-                "reserved for samplers that draw them.",
+                "`random`; `similar` (looks like its activating windows); `neighbour` (a nearby latent fires). "
+                "`unread` windows are drawn without looking: the latent may be active in them.",
             ),
             _column(
                 "source_latent",
@@ -260,7 +260,11 @@ JUDGEMENTS = DatasetSpec(
             _EXPLANATION,
             _column("scorer", pa.string(), "Name of the scorer in the run's configuration."),
             _column("example", pa.uint32(), "The judged window in `examples`."),
-            _column("kind", pa.string(), "Kind of the judged item: that of the window, or `mismarked`."),
+            _column(
+                "kind",
+                pa.string(),
+                "Kind of the judged item: that of the window, `mismarked` (fuzzing), or `decoy` (a text of the scorer's own).",
+            ),
             _column("decile", pa.uint8(), "Activation decile of the window; null if not activating.", True),
             _column(
                 "request", pa.string(), "Hash of the request that judged it; null if none was sent.", True
@@ -369,6 +373,18 @@ SCORES = DatasetSpec(
                 True,
             ),
             _column("n_tokens", pa.uint32(), "Simulation: tokens compared.", True),
+            _column(
+                "peer_metric",
+                pa.string(),
+                "Presets: name of the number the published tool would report; null for other scorers.",
+                True,
+            ),
+            _column(
+                "peer_value",
+                pa.float32(),
+                "Presets: that number, beside the corrected one in `value`; null where the tool has none.",
+                True,
+            ),
             *_USAGE,
             _column("details", pa.string(), "JSON of what the scorer records beside the numbers."),
         ]

@@ -153,5 +153,10 @@ class LatentRecord:
 
     @property
     def silent(self) -> list[Window]:
-        """Windows in which it is never active."""
-        return [w for w in self.windows if not w.activating]
+        """Windows verified to hold no activation, of every kind."""
+        return [w for w in self.windows if w.kind not in ("activating", "unread")]
+
+    @property
+    def unread(self) -> list[Window]:
+        """Windows drawn without looking: it may be active in them."""
+        return [w for w in self.windows if w.kind == "unread"]

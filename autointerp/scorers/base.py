@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from autointerp.config import Latents, Section
 from autointerp.errors import unknown_name
 from autointerp.llm.types import Capability, LanguageModel, Usage
 from autointerp.sampling.windows import LatentRecord, TokenTable
+
+if TYPE_CHECKING:
+    from autointerp.subject.steering import SteeredSubject
 
 
 class ScorerConfig(Section):
@@ -68,6 +71,9 @@ class JudgeContext:
     model: LanguageModel | None
     tokens: TokenTable
     seed: int
+    subject: Callable[[], SteeredSubject] | None = None
+    """Opens the subject and its dictionary, for scorers that intervene (`needs_subject`); None if
+    they are not at hand. Opened once, when first called."""
 
     def rng(self, *keys: int) -> np.random.Generator:
         """A random stream of its own for each (seed, keys): never depends on batching or order."""
@@ -82,6 +88,10 @@ class Scorer(Protocol):
     Config: ClassVar[type[ScorerConfig]]
     version: ClassVar[int]
     """Raised when the same configuration would give other numbers."""
+    # Two more class attributes are read where a scorer has them, and false where it has not:
+    # `explanation_free`, that judges the latent itself: it is run once per latent, with an empty
+    # text, and its rows stand under the explainer `none`; and `needs_subject`, which is given
+    # `JudgeContext.subject`.
 
     def __init__(self, config: Any) -> None: ...
 

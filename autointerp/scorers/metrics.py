@@ -17,7 +17,7 @@ from scipy.stats import norm, rankdata
 
 from autointerp.scorers.base import Judgement
 
-NEGATIVE_KINDS = ("random", "similar", "neighbour", "mismarked")
+NEGATIVE_KINDS = ("random", "similar", "neighbour", "unread", "mismarked", "decoy")
 """Kinds of judged items whose true answer is no, as in the column `specificity_by_kind`."""
 
 CONFIDENCE = 0.95

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from autointerp import explainers as explainer_room
 from autointerp import scorers as scorer_room
@@ -18,6 +18,9 @@ from autointerp.llm.client import ModelStats, StoredModel
 from autointerp.llm.store import ReplyStore
 from autointerp.progress import Tracker
 from autointerp.scorers.base import Scorer, get_scorer
+
+if TYPE_CHECKING:
+    from autointerp.subject.steering import SteeredSubject
 
 _LISTS = {"explainers": "explain.explainers", "scorers": "score.scorers"}
 
@@ -42,6 +45,16 @@ class ScorerInstance:
     latents: Latents
     config: Mapping[str, Any]
     """What its results depend on: kind, version, options, prompt hashes."""
+
+    @property
+    def explanation_free(self) -> bool:
+        """Whether it judges latents without an explanation."""
+        return bool(getattr(self.scorer, "explanation_free", False))
+
+    @property
+    def needs_subject(self) -> bool:
+        """Whether it runs the subject."""
+        return bool(getattr(self.scorer, "needs_subject", False))
 
 
 def build_explainers(config: RunConfig) -> list[ExplainerInstance]:
@@ -141,6 +154,15 @@ class Models:
         self.config = config
         self._backends: dict[str, Any] = {}
         self._stores: list[ReplyStore] = []
+        self._subject: SteeredSubject | None = None
+
+    def steered_subject(self) -> SteeredSubject:
+        """The subject and its dictionary, for scorers that intervene; loaded when first asked for."""
+        from autointerp.subject.steering import SteeredSubject
+
+        if self._subject is None:
+            self._subject = SteeredSubject.open(self.config)
+        return self._subject
 
     def open(self, role: str, run: RunDirectory) -> StoredModel:
         """The model of a role (`explainer` or `judge`) behind the reply store of the run."""
@@ -165,7 +187,7 @@ class Models:
             store.close()
         for backend in self._backends.values():
             backend.close()
-        self._stores, self._backends = [], {}
+        self._stores, self._backends, self._subject = [], {}, None
 
 
 def _check_names(section: str, names: list[str]) -> None:

@@ -19,27 +19,37 @@ from autointerp.stages.step import Step, StepResult
 
 VERSION = 1
 UNEXPLAINED = "unexplained"
+NO_EXPLAINER = "none"
+"""Stands for the explainer, and as id of the explanation, in rows of scorers that need none."""
 
 
 def steps(config: RunConfig, models: Models) -> list[Step]:
-    """A step per scorer and explainer, `score/SCORER/EXPLAINER`; controls are judged in the same step."""
+    """A step per scorer and explainer, `score/SCORER/EXPLAINER`; controls are judged in the same step.
+
+    A scorer that judges latents without an explanation has the single step `score/SCORER/none`.
+    """
+    explainers = [explainer.name for explainer in build_explainers(config)]
     return [
-        _score_step(config, models, scorer, explainer.name)
+        _score_step(config, models, scorer, explainer)
         for scorer in build_scorers(config)
-        for explainer in build_explainers(config)
+        for explainer in ([NO_EXPLAINER] if scorer.explanation_free else explainers)
     ]
 
 
 def _score_step(config: RunConfig, models: Models, instance: ScorerInstance, explainer: str) -> Step:
     needs_model = bool(instance.scorer.requires())
     part = f"{instance.name}/{explainer}"
-    inputs = ["cache", "sample", f"explain/{explainer}"]
-    if config.explain.shuffled_control:
-        inputs.append(f"explain/{explainer}.shuffled")
+    inputs = ["cache", "sample", *(f"explain/{folder}" for folder in _folders(config, instance, explainer))]
 
     def work(run: RunDirectory) -> StepResult:
-        model = models.open("judge", run) if needs_model else None
-        return score(config, run, instance, explainer, model)
+        tokens, _ = read_vocabulary(run)
+        context = JudgeContext(
+            model=models.open("judge", run) if needs_model else None,
+            tokens=tokens,
+            seed=config.seed,
+            subject=models.steered_subject if instance.needs_subject else None,
+        )
+        return score(config, run, instance, explainer, context)
 
     return Step(
         name=f"score/{part}",
@@ -62,7 +72,7 @@ def score(
     run: RunDirectory,
     instance: ScorerInstance,
     explainer: str,
-    model: StoredModel | None,
+    context: JudgeContext,
 ) -> StepResult:
     """Judge one explainer's explanations, and their controls, with one scorer, shard by shard.
 
@@ -70,17 +80,12 @@ def score(
     becomes a score row with status `unexplained`.
     """
     selected = select_latents(instance.latents, run, config.seed, f"scorers.{instance.name}.latents")
-    folders = [explainer, *([f"{explainer}.shuffled"] if config.explain.shuffled_control else [])]
-    labelled = {
-        latent
-        for table in run.dataset("explanations", explainer).iter_shards(columns=["latent"], latents=selected)
-        for latent in table.column("latent").to_pylist()
-    }
+    folders = _folders(config, instance, explainer)
+    labelled = _labelled(run, folders, selected)
     latents = [latent for latent in selected if latent in labelled]
-    tokens, _ = read_vocabulary(run)
-    context = JudgeContext(model=model, tokens=tokens, seed=config.seed)
     size = config.score.latents_per_shard
     shards = [latents[i : i + size] for i in range(0, len(latents), size)] or [[]]
+    model = context.model if isinstance(context.model, StoredModel) else None
     with ShardProgress(f"score/{instance.name}/{explainer}", shards, model) as progress:
         for index, ids in enumerate(shards):
             # `scores` is written last: its shard says that both are whole.
@@ -89,12 +94,7 @@ def score(
                 progress.finish(found_done=True)
                 continue
             progress.start()
-            explanations = [
-                row
-                for folder in folders
-                for row in run.dataset("explanations", folder).read(latents=ids).to_pylist()
-            ]
-            explanations.sort(key=lambda row: (row["latent"], row["explanation"]))
+            explanations = _explanations(run, folders, ids)
             judgements, scores = _score_shard(run, instance, explanations, ids, context)
             write_shard(
                 run.shard("judgements", instance.name, explainer, index=index),
@@ -104,6 +104,37 @@ def score(
             write_shard(path, table_of("scores", scores), DATASETS["scores"])
             progress.finish()
     return _result(run, f"{instance.name}/{explainer}", len(shards), len(selected) - len(latents))
+
+
+def _folders(config: RunConfig, instance: ScorerInstance, explainer: str) -> list[str]:
+    """Folders of the explanations to be judged: the explainer's and its control's; none are needed for some."""
+    if instance.explanation_free:
+        return []
+    return [explainer, *([f"{explainer}.shuffled"] if config.explain.shuffled_control else [])]
+
+
+def _labelled(run: RunDirectory, folders: Sequence[str], selected: Sequence[int]) -> set[int]:
+    """Of the selected latents, those the explainer has a row for; all if no explanation is judged."""
+    if not folders:
+        return set(selected)
+    return {
+        latent
+        for table in run.dataset("explanations", folders[0]).iter_shards(columns=["latent"], latents=selected)
+        for latent in table.column("latent").to_pylist()
+    }
+
+
+def _explanations(run: RunDirectory, folders: Sequence[str], latents: Sequence[int]) -> list[dict[str, Any]]:
+    """Rows of `explanations`, sorted by latent and id; one empty explanation each if none is judged."""
+    if not folders:
+        blank = {"explanation": NO_EXPLAINER, "explainer": NO_EXPLAINER, "control": None, "text": ""}
+        return [{"latent": latent, "status": "ok", **blank} for latent in latents]
+    rows = [
+        row
+        for folder in folders
+        for row in run.dataset("explanations", folder).read(latents=latents).to_pylist()
+    ]
+    return sorted(rows, key=lambda row: (row["latent"], row["explanation"]))
 
 
 def _score_shard(

@@ -122,7 +122,8 @@ def test_undefined_is_none_and_failures_are_counted() -> None:
     assert row["worst_case_accuracy"] == pytest.approx(2 / 6)
     assert row["auroc"] is None
     assert row["sensitivity_by_decile"] == [0.0, *[None] * 8, 1.0]
-    assert row["specificity_by_kind"] == {"random": 1.0, "similar": None, "neighbour": None, "mismarked": 0.0}
+    others = dict.fromkeys(("similar", "neighbour", "unread", "decoy"))
+    assert row["specificity_by_kind"] == {"random": 1.0, **others, "mismarked": 0.0}
     nothing = classification([judged(True, None, status="error")])
     assert [nothing[k] for k in ("tp", "accuracy", "balanced_accuracy", "f1", "auroc")] == [None] * 5
     assert nothing["worst_case_accuracy"] == 0.0
