@@ -88,8 +88,42 @@ def check(run: RunFile, set_: Overrides = None) -> None:
 def report(
     run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, as in runs/demo.")],
 ) -> None:
-    """Print a run's table and write its HTML page again."""
+    """Print a run's table; write its HTML page and the files of `summary/` again."""
     _finish(run_dir)
+
+
+@app.command()
+def summary(
+    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, as in runs/demo.")],
+    control: Annotated[
+        Path | None,
+        typer.Option(
+            "--control", metavar="RUN_DIR", help="A run to compare with, as of a random-direction dictionary."
+        ),
+    ] = None,
+    format_: Annotated[
+        str, typer.Option("--format", metavar="FORMAT", help="`text`, `markdown`, `json` or `csv`.")
+    ] = "text",
+    table: Annotated[
+        str, typer.Option("--table", help="For csv: `scores`, `rates`, `correlations` or `control`.")
+    ] = "scores",
+) -> None:
+    """Print a run's statistics: scores, rates by decile and kind, correlations between scorers."""
+    from autointerp.analyze.statistics import statistics_of
+    from autointerp.errors import unknown_name
+    from autointerp.report import export
+    from autointerp.report.terminal import print_statistics
+
+    formats = {"json": export.as_json, "markdown": export.as_markdown}
+    if format_ not in ("text", "csv", *formats):
+        raise unknown_name("--format", format_, ("text", "csv", *formats))
+    found = statistics_of(run_dir, control)
+    if format_ == "text":
+        print_statistics(found)
+    elif format_ == "csv":
+        typer.echo(export.as_csv(found, table), nl=False)
+    else:
+        typer.echo(formats[format_](found))
 
 
 @app.command()

@@ -2,12 +2,14 @@
 
 `make_run` writes what the stages would write, without any model: statistics agree with activations,
 windows with contexts, scores with judgements. Latent 0 has hostile text in its explanations, latent 1
-is dead, latent 2 is rare, latent 3's explanations failed, latent 4's replies were unreadable.
+is dead, latent 2 is rare, latent 3's explanations failed, latent 4's replies were unreadable. Scorer
+`intruder`, on request, needs no explanation.
 """
 
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -55,13 +57,29 @@ WORDS = [
 TOKENS = ["<bos>", *HOSTILE, *WORDS, " the", " a", ".", " of", "ing"]
 EXPLAINERS = ("default", "statistics")
 SCORERS = ("detection", "fuzzing", "simulation")
+FREE = "intruder"
+"""A scorer that needs no explanation: its rows stand under the explainer `none`."""
+ALL_SCORERS = (*SCORERS, FREE)
 WINDOW = 8
+SILENT_KINDS = ("random", "similar", "neighbour")
 
 
 def make_run(
-    path: Path, n_latents: int = 12, seed: int = 0, *, explained: bool = True, scored: bool = True
+    path: Path,
+    n_latents: int = 12,
+    seed: int = 0,
+    *,
+    explained: bool = True,
+    scored: bool = True,
+    scorers: Sequence[str] = SCORERS,
+    skill: float = 0.85,
+    only: Sequence[int] | None = None,
 ) -> Path:
-    """Write a run directory of `n_latents` >= 6 latents; returns its path."""
+    """Write a run directory of `n_latents` >= 6 latents; returns its path.
+
+    Judges of real explanations are right with probability `skill`, more or less by latent. With `only`,
+    no other latents are explained and scored.
+    """
     assert n_latents >= 6
     rng = np.random.default_rng(seed)
     run = RunDirectory(path)
@@ -73,7 +91,7 @@ def make_run(
             "dictionary": {"source": "neurons", "hook_point": "blocks.0.mlp.hook_post"},
             "corpus": {"dataset": "synthetic.jsonl"},
             "explain": {"explainers": list(EXPLAINERS)},
-            "score": {"scorers": list(SCORERS)},
+            "score": {"scorers": list(scorers)},
         }
     )
     write_text_whole(path / "run.toml", config.to_toml())
@@ -90,9 +108,9 @@ def make_run(
     _manifest(run, "cache", {"vocabulary": len(TOKENS), "latents": n_latents})
     _manifest(run, "sample", {"examples": len(examples)})
     if explained:
-        _explain(run, latents, rng)
+        _explain(run, [row for row in latents if only is None or row["latent"] in only], rng)
     if explained and scored:
-        _score(run, latents, examples, rng)
+        _score(run, latents, examples, rng, scorers, skill)
     return path
 
 
@@ -280,7 +298,7 @@ def _explain(run: RunDirectory, latents: list[dict[str, Any]], rng: np.random.Ge
                 "status": "ok",
                 "details": "{}",
             }
-            for row, other in zip(ok, [*ok[1:], ok[0]], strict=True)
+            for row, other in zip(ok, [*ok[1:], *ok[:1]], strict=True)
         ]
         _write(run, "explanations", shuffled, f"{explainer}.shuffled")
         _manifest(run, f"explain/{explainer}", {f"explanations/{explainer}": len(real)}, 0.0125)
@@ -292,20 +310,28 @@ def _score(
     latents: list[dict[str, Any]],
     examples: list[dict[str, Any]],
     rng: np.random.Generator,
+    scorers: Sequence[str],
+    skill: float,
 ) -> None:
     test = {row["latent"]: [] for row in latents}
     for window in examples:
         if window["split"] == "test":
             test[window["latent"]].append(window)
-    for scorer in SCORERS:
-        for explainer in EXPLAINERS:
-            explanations = run.dataset("explanations", explainer).read().to_pylist()
-            explanations += run.dataset("explanations", f"{explainer}.shuffled").read().to_pylist()
+    for scorer in scorers:
+        for explainer in ("none",) if scorer == FREE else EXPLAINERS:
+            if scorer == FREE:
+                labelled = run.dataset("explanations", EXPLAINERS[0]).read().to_pylist()
+                explanations = [
+                    row | {"explanation": "none", "explainer": "none", "status": "ok"} for row in labelled
+                ]
+            else:
+                explanations = run.dataset("explanations", explainer).read().to_pylist()
+                explanations += run.dataset("explanations", f"{explainer}.shuffled").read().to_pylist()
             explanations.sort(key=lambda row: (row["latent"], row["explanation"]))
             judgements: list[dict[str, Any]] = []
             scores: list[dict[str, Any]] = []
             for row in explanations:
-                score, judged = _judge(row, scorer, test[row["latent"]], rng)
+                score, judged = _judge(row, scorer, test[row["latent"]], rng, skill)
                 scores.append(score)
                 judgements += judged
             _write(run, "judgements", judgements, scorer, explainer)
@@ -320,7 +346,11 @@ def _score(
 
 
 def _judge(
-    row: dict[str, Any], scorer: str, windows: list[dict[str, Any]], rng: np.random.Generator
+    row: dict[str, Any],
+    scorer: str,
+    windows: list[dict[str, Any]],
+    rng: np.random.Generator,
+    best: float,
 ) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     base = {key: row[key] for key in ("latent", "explanation", "explainer", "control")}
     base |= {"scorer": scorer, "n_unparsed": 0, "n_error": 0, "details": "{}"}
@@ -333,7 +363,7 @@ def _judge(
             "n_examples": 0,
         }, []
     simulates = scorer == "simulation"
-    skill = 0.5 if row["control"] else 0.85
+    skill = 0.5 if row["control"] else min(1.0, best - 0.15 + 0.05 * (row["latent"] % 7))
     judged = []
     for i, window in enumerate(windows):
         label = window["kind"] == "activating"
@@ -346,7 +376,7 @@ def _judge(
                 "explanation": row["explanation"],
                 "scorer": scorer,
                 "example": window["example"],
-                "kind": window["kind"],
+                "kind": window["kind"] if label else SILENT_KINDS[i % len(SILENT_KINDS)],
                 "decile": window["decile"],
                 "request": f"{i // 5:032x}",
                 "position_in_request": i % 5,
@@ -367,13 +397,22 @@ def _judge(
     }
     value: float | None = None
     if simulates:
-        value = float(np.clip(rng.normal(0.0 if row["control"] else 0.4, 0.2), -1, 1)) if ok else None
+        value = float(np.clip(rng.normal(2 * skill - 1, 0.2), -1, 1)) if ok else None
         counts |= {"ev_correlation": value, "activation_scale": 10, "n_tokens": WINDOW * len(ok)}
     else:
         cells = [(j["label"], j["prediction"]) for j in ok]
         tp, fp = cells.count((True, True)), cells.count((False, True))
         tn, fn = cells.count((False, False)), cells.count((True, False))
         counts |= {"tp": tp, "fp": fp, "tn": tn, "fn": fn}
+        counts["worst_case_accuracy"] = (tp + tn) / len(judged) if judged else None
+        counts["sensitivity_by_decile"] = [
+            _share([j["prediction"] for j in ok if j["decile"] == decile]) for decile in range(1, 11)
+        ]
+        counts["specificity_by_kind"] = {
+            kind: _share([not j["prediction"] for j in ok if j["kind"] == kind]) for kind in SILENT_KINDS
+        }
+        if scorer == "fuzzing":
+            counts |= {"peer_metric": "<accuracy>", "peer_value": counts["worst_case_accuracy"]}
         if tp + fn and tn + fp:
             value = (tp / (tp + fn) + tn / (tn + fp)) / 2
             counts |= {"balanced_accuracy": value, "accuracy": (tp + tn) / len(ok)}
@@ -389,3 +428,7 @@ def _judge(
         "reason": None if value is not None else "no item could be read",
         "cost_usd": 0.0003,
     }, judged
+
+
+def _share(answers: list[bool]) -> float | None:
+    return sum(answers) / len(answers) if answers else None

@@ -16,35 +16,41 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 import pyarrow.compute as pc
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from autointerp.analyze.summary import SummaryRow, summarise
+from autointerp.analyze.statistics import Statistics, statistics
+from autointerp.analyze.summary import SummaryRow
 from autointerp.artifacts.manifest import write_text_whole
 from autointerp.config import ReportConfig
 from autointerp.report import numbers, svg
 from autointerp.report.latent_page import N_LEVELS, latent_pages
 from autointerp.report.selection import pick_latents
+from autointerp.report.trust import trust
+from autointerp.report.views import explainer_name
 from autointerp.run import Run, printable
 
 LATENT_STATUS = ("ok", "rare", "dense", "dead")
 
 
-def write_report(run: Run, path: Path, config: ReportConfig | None = None) -> Path:
+def write_report(
+    run: Run, path: Path, config: ReportConfig | None = None, *, found: Statistics | None = None
+) -> Path:
     """Write the page of a run to `path` and return it.
 
-    `config` says how many latents and windows are shown; by default as the run's own. Whatever a
-    run has not computed yet is left out of the page. Raises `UserError` if `path` cannot be written.
+    `config` says how many latents and windows are shown; by default as the run's own. `found` are the
+    run's statistics if they are known already. Whatever a run has not computed yet is left out of the
+    page. Raises `UserError` if `path` cannot be written.
     """
-    write_text_whole(path, render(run, config))
+    write_text_whole(path, render(run, config, found=found))
     return path
 
 
-def render(run: Run, config: ReportConfig | None = None) -> str:
+def render(run: Run, config: ReportConfig | None = None, *, found: Statistics | None = None) -> str:
     """The page as text."""
     config = config or run.config.report
+    found = found or statistics(run)
     environment = Environment(
         loader=PackageLoader("autointerp.report"),
         autoescape=True,
@@ -52,7 +58,7 @@ def render(run: Run, config: ReportConfig | None = None) -> str:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    summary = summarise(run)
+    summary = found.scores
     scores = run.table("scores", columns=["explainer", "control", "scorer", "value", "status"])
     scorers = list(dict.fromkeys(row.scorer for row in summary))
     shown = pick_latents(run, config.n_latents)
@@ -66,7 +72,9 @@ def render(run: Run, config: ReportConfig | None = None) -> str:
         header=_header(run),
         steps=_steps(run),
         toml=(run.root / "run.toml").read_text(encoding="utf-8"),
-        comparisons=_comparisons(summary, scores),
+        comparisons=_comparisons(summary),
+        trust=trust(found, scores),
+        explainer_name=explainer_name,
         scorers=scorers,
         latents=list(latent_pages(run, shown, scorers, config.n_windows)),
         n_all=run.directory.dataset("latents").n_rows,
@@ -76,39 +84,28 @@ def render(run: Run, config: ReportConfig | None = None) -> str:
 
 @dataclass(frozen=True, kw_only=True)
 class Comparison:
-    """One scorer's part of the table, with a chart per row and a histogram per explainer."""
+    """One scorer's part of the table, with a chart per row."""
 
     scorer: str
     metric: str | None
     rows: list[tuple[SummaryRow, Markup]]
-    histograms: list[tuple[str, Markup]]
+    every: list[SummaryRow]
+    """Those rows and their controls."""
 
 
-def _comparisons(summary: Sequence[SummaryRow], scores: pa.Table) -> list[Comparison]:
-    scored = scores.filter((pc.field("status") == "ok") & pc.field("value").is_valid())
+def _comparisons(summary: Sequence[SummaryRow]) -> list[Comparison]:
     out = []
     for scorer in dict.fromkeys(row.scorer for row in summary):
-        rows = [row for row in summary if row.scorer == scorer and row.control is None]
-        mine = scored.filter(pc.field("scorer") == scorer)
-        domain = svg.domain_of(mine.column("value").to_pylist())
-        histograms = []
-        for row in rows:
-            values = mine.filter(pc.field("explainer") == row.explainer)
-            real = values.filter(pc.field("control").is_null()).column("value").to_pylist()
-            control = values.filter(pc.field("control").is_valid()).column("value").to_pylist()
-            if real or control:
-                label = (
-                    f"{scorer} of {row.explainer}: {len(real)} latents, median {numbers.score(row.median)}; "
-                    f"shuffled control: {len(control)} latents, mean {numbers.score(row.control_mean)}"
-                )
-                chart = svg.histogram(real, control, domain, row.chance, label)
-                histograms.append((row.explainer, chart))
+        mine = [row for row in summary if row.scorer == scorer]
+        rows = [row for row in mine if row.control is None]
+        ends = [x for r in mine for x in (r.q25, r.mean, r.q75, r.low, r.high, r.chance) if x is not None]
+        domain = svg.domain_of(ends)
         out.append(
             Comparison(
                 scorer=scorer,
                 metric=next((row.metric for row in rows if row.metric), None),
                 rows=[(row, svg.intervals(row, domain)) for row in rows],
-                histograms=histograms,
+                every=mine,
             )
         )
     return out

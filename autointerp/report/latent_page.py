@@ -6,10 +6,12 @@ import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import zip_longest
 from typing import Any
 
 import pyarrow as pa
 
+from autointerp.analyze.parts import NO_EXPLAINER
 from autointerp.report import numbers
 from autointerp.report.selection import spread_over_deciles
 from autointerp.run import Run, printable
@@ -104,10 +106,14 @@ class LatentPage:
     search: str
     """Lower-case text the search box looks through."""
 
+    own_scores: list[Score | None]
+    """In the order of the page's scorers: numbers of the latent itself, judged without a label."""
+
     @property
     def headline(self) -> list[Score | None]:
-        """Scores of the first label that has a text."""
-        return next((label.scores for label in self.labels if label.text and not label.control), [])
+        """Scores of the first label that has a text, and the latent's own."""
+        titled = next((label.scores for label in self.labels if label.text and not label.control), [])
+        return [own or score for own, score in zip_longest(self.own_scores, titled)]
 
 
 def latent_pages(
@@ -140,6 +146,8 @@ def _latent_page(
     windows = [Window.from_row(row) for row in rows["examples"]]
     labels = _labels(rows["explanations"], rows["scores"], run.config.explain.explainers, scorers)
     judges, decisions = _decisions(rows["judgements"], scorers)
+    own = [row for row in rows["scores"] if row["explanation"] == NO_EXPLAINER]
+    own_scores = [_score(next((r for r in own if r["scorer"] == scorer), None)) for scorer in scorers]
     peak = s["max_activation"] or 0.0
     test = [w for w in windows if w.split == "test"]
     judged = spread_over_deciles([w for w in test if w.activating], (n_windows + 1) // 2)
@@ -162,7 +170,7 @@ def _latent_page(
         title=titled.text if titled else None,
         title_explainer=titled.explainer if titled else None,
         problem=None if titled else failed.problem if failed else None,
-        facts=_facts(s),
+        facts=[*_facts(s), *[(scorers[i], own.shown) for i, own in enumerate(own_scores) if own]],
         density=s["density"],
         top_tokens=tokens,
         top_logits=_logits(run.tokens, s["top_logits"]),
@@ -172,6 +180,7 @@ def _latent_page(
             _shown(w, run.tokens, peak, [])
             for w in spread_over_deciles([w for w in windows if w.activating], n_windows)
         ],
+        own_scores=own_scores,
         judges=judges,
         judged=[
             _shown(w, run.tokens, peak, [found.get(w.example, ("none", numbers.DASH)) for found in decisions])
@@ -286,9 +295,11 @@ def _decisions(
         by_window = found.setdefault((place, row["scorer"], row["explanation"]), {})
         by_window.setdefault(row["example"], _decision(row))
     keys = sorted(found)
-    return [f"{scorer} · {explanation.removesuffix('/0')}" for _, scorer, explanation in keys], [
-        found[key] for key in keys
+    names = [
+        scorer if explanation == NO_EXPLAINER else f"{scorer} · {explanation.removesuffix('/0')}"
+        for _, scorer, explanation in keys
     ]
+    return names, [found[key] for key in keys]
 
 
 def _decision(row: dict[str, Any]) -> tuple[str, str]:

@@ -16,6 +16,33 @@ def interval(low: float | None, high: float | None) -> str:
     return DASH if low is None or high is None else f"[{score(low)}, {score(high)}]"
 
 
+def brief(value: float | None, low: float | None, high: float | None, *, sign: bool = False) -> str:
+    """A number and its interval in a narrow column: `.812 [.780, .845]`, with `sign` `+.312 [.280, .345]`."""
+    if value is None:
+        return DASH
+    shown = _no_zero(value)
+    if sign and not shown.startswith(MINUS):
+        shown = f"+{shown}"
+    if low is None or high is None:
+        return shown
+    return f"{shown} [{_no_zero(low)}, {_no_zero(high)}]"
+
+
+def chance(value: float | None) -> str:
+    """Two decimals: chance levels are known, not measured."""
+    return DASH if value is None else f"{value:z.2f}"
+
+
+def rate(value: float | None) -> str:
+    """Two decimals without the zero before the point: `.81`, `1.00`."""
+    return DASH if value is None else _no_zero(value, 2)
+
+
+def _no_zero(value: float, decimals: int = 3) -> str:
+    shown = f"{value:z.{decimals}f}".replace("-", MINUS)
+    return shown.replace("0.", ".", 1) if shown.removeprefix(MINUS).startswith("0.") else shown
+
+
 def signed(value: float | None) -> str:
     """Three decimals with the sign always shown."""
     if value is None:

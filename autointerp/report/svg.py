@@ -69,7 +69,7 @@ def histogram(
         parts.append(
             f'<text x="{left + at * span:.1f}" y="{floor + 16}" text-anchor="{anchor}">{text}</text>'
         )
-    return _svg(width, height, "histogram", label, parts)
+    return drawing(width, height, "histogram", label, parts)
 
 
 def intervals(row: SummaryRow, domain: tuple[float, float]) -> Markup:
@@ -99,7 +99,7 @@ def intervals(row: SummaryRow, domain: tuple[float, float]) -> Markup:
         f"mean {numbers.score(row.mean)} {numbers.interval(row.low, row.high)}, "
         f"control {numbers.score(row.control_mean)} {numbers.interval(row.control_low, row.control_high)}"
     )
-    return _svg(width, height, "intervals", label, parts)
+    return drawing(width, height, "intervals", label, parts)
 
 
 def _shares(values: Sequence[float], domain: tuple[float, float]) -> np.ndarray:
@@ -107,8 +107,8 @@ def _shares(values: Sequence[float], domain: tuple[float, float]) -> np.ndarray:
     return counts / max(1, len(values))
 
 
-def _svg(width: int, height: int, name: str, label: str, parts: Sequence[str]) -> Markup:
-    # Every part is made of numbers and fixed words; the label is the only text from outside.
+def drawing(width: int, height: int, name: str, label: str, parts: Sequence[str]) -> Markup:
+    """A chart of finished parts, which hold numbers, fixed words and escaped text only; `label` is escaped."""
     body = Markup("").join(Markup(part) for part in parts)
     return Markup(
         '<svg class="{}" viewBox="0 0 {} {}" width="{}" height="{}" role="img" aria-label="{}">{}</svg>'

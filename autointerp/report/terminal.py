@@ -6,19 +6,18 @@ appear on a terminal only; elsewhere the output is plain text with `<<` `>>` aro
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from rich.box import SIMPLE_HEAD
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
-from autointerp.analyze.summary import SummaryRow, summarise
+from autointerp.analyze.parts import NO_EXPLAINER
+from autointerp.analyze.statistics import Statistics, statistics
 from autointerp.report import numbers
 from autointerp.report.latent_page import pieces_of
 from autointerp.report.selection import pick_latents
+from autointerp.report.views import View, all_views, correlation_view, score_view
 from autointerp.run import Run, printable
 from autointerp.sampling.windows import Window, defuse
 
@@ -32,21 +31,24 @@ def print_summary(
     run: Run,
     console: Console | None = None,
     *,
+    found: Statistics | None = None,
     report: Path | None = None,
     n_latents: int = 5,
     n_windows: int = 3,
 ) -> None:
-    """Print a run's table of scores, a few of its latents, and where its files and report are.
+    """Print a run's table of scores, how its scorers correlate, a few latents, and where its files are.
 
-    Latents with the most scores come first, as in the report.
+    `found` are its statistics if they are known already. Latents with the most scores come first, as
+    in the report.
     """
-    console = console or Console(highlight=False)
-    if not console.is_terminal:
-        console.width = max(console.width, PLAIN_WIDTH)
-    rows = [row for row in summarise(run) if row.control is None]
-    if rows:
-        console.print(score_table(rows))
-    else:
+    console = widened(console or Console(highlight=False))
+    if found is None:
+        found = statistics(run)
+    views = [score_view(found.real), correlation_view(found.correlations)]
+    for view in views:
+        if view is not None:
+            print_view(console, view)
+    if not found.scores:
         console.print(Text("Nothing is scored yet."), style="dim")
     for latent in pick_latents(run, n_latents):
         _print_latent(console, run, latent, n_windows)
@@ -55,45 +57,62 @@ def print_summary(
         console.print(Text.assemble(("report  ", "dim"), str(report)), soft_wrap=True)
 
 
-def score_table(rows: Sequence[SummaryRow]) -> Table:
-    """Explainers under each scorer: mean, control and difference with 95% intervals, and coverage."""
-    table = Table(box=SIMPLE_HEAD, pad_edge=False, caption_justify="left")
-    table.add_column("scorer")
-    table.add_column("explainer")
-    for name in ("mean", "shuffled control", "difference", "chance", "latents", "items read"):
-        table.add_column(name, justify="right", no_wrap=True)
-    previous = None
-    for row in rows:
-        table.add_row(
-            Text(printable(row.scorer) if row.scorer != previous else ""),
-            Text(printable(row.explainer)),
-            _with_interval(numbers.score(row.mean), row.low, row.high, "bold"),
-            _with_interval(numbers.score(row.control_mean), row.control_low, row.control_high),
-            _with_interval(numbers.signed(row.difference), row.difference_low, row.difference_high, "bold"),
-            Text(numbers.DASH if row.chance is None else f"{row.chance:.2f}"),
-            Text(f"{numbers.count(row.n_scored)} of {numbers.count(row.n_latents)}"),
-            Text(numbers.share(row.item_coverage)),
-        )
-        previous = row.scorer
-    return table
+def print_statistics(found: Statistics, console: Console | None = None) -> None:
+    """Print every table of a run's statistics."""
+    console = widened(console or Console(highlight=False))
+    for view in all_views(found):
+        print_view(console, view)
 
 
-def _with_interval(value: str, low: float | None, high: float | None, style: str = "") -> Text:
-    shown = "" if low is None or high is None else f" {numbers.interval(low, high)}"
-    return Text.assemble((value, style), (shown, "dim"))
+def widened(console: Console) -> Console:
+    """The console, wide enough where there is no terminal to ask."""
+    if not console.is_terminal:
+        console.width = max(console.width, PLAIN_WIDTH)
+    return console
+
+
+def print_view(console: Console, view: View) -> None:
+    """Print a table of text under its title: words to the left, numbers to the right of their columns.
+
+    A line that is a name and nothing more, as a scorer's above its explainers, widens no column.
+    """
+    rows = [[printable(cell) for cell in row] for row in view.rows]
+    wide = [list(view.columns), *(row for row in rows if any(row[1:]))]
+    widths = [max(len(row[i]) for row in wide) for i in range(len(view.columns))]
+    if view.title:
+        console.print(Text(view.title, style="bold"))
+    for row in ([*view.columns], *rows):
+        line = Text(row[0].ljust(widths[0]))
+        for cell, width in zip(row[1:], widths[1:], strict=True):
+            line.append("  " + " " * (width - len(cell))).append_text(_dim_interval(cell))
+        line.rstrip()
+        console.print(line, style="bold" if row == list(view.columns) else "", soft_wrap=True)
+    if view.note:
+        console.print(Text(view.note, style="dim"), soft_wrap=True)
+    console.print()
+
+
+def _dim_interval(cell: str) -> Text:
+    value, bracket, interval = cell.partition(" [")
+    return Text.assemble(value, (bracket + interval, "dim"))
 
 
 def _print_latent(console: Console, run: Run, latent: int, n_windows: int) -> None:
     view = run.latent(latent)
     s = view.statistics
-    about = f"  {s['status']}, density {numbers.measure(s['density'])}"
-    console.print(Text.assemble((f"latent {latent}", "bold"), (about, "dim")))
     scores = {
         (row["explanation"], row["scorer"]): row["value"]
         for row in run.table(
             "scores", columns=["explanation", "scorer", "value"], latents=[latent]
         ).to_pylist()
     }
+    about = [s["status"], f"density {numbers.measure(s['density'])}"]
+    about += [
+        f"{scorer} {numbers.score(value)}"
+        for (explanation, scorer), value in scores.items()
+        if explanation == NO_EXPLAINER and value is not None
+    ]
+    console.print(Text.assemble((f"latent {latent}", "bold"), (f"  {', '.join(about)}", "dim")))
     for row in run.table("explanations", latents=[latent]).to_pylist():
         if row["control"] is not None:
             continue

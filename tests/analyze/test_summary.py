@@ -3,30 +3,12 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from autointerp.analyze import summary
-from autointerp.analyze.summary import bootstrap_mean, summarise, summarise_scores, summary_table
+from autointerp.analyze.parts import ByLatent
+from autointerp.analyze.summary import SummaryRow, frequencies, rows_table, summarise, summarise_scores
 from autointerp.artifacts.schemas import table_of
 from autointerp.run import open_run
-from tests.synthetic import make_run
-
-
-def score(latent, value, control=None, status="ok", explainer="default", **more):
-    return {
-        "latent": latent,
-        "explanation": f"{explainer}/0" if control is None else f"{explainer}.shuffled/0",
-        "explainer": explainer,
-        "control": control,
-        "scorer": "detection",
-        "metric": "none" if status == "unexplained" else "auroc",
-        "value": value,
-        "chance": None if status == "unexplained" else 0.5,
-        "status": status,
-        "n_examples": 0 if status == "unexplained" else 10,
-        "n_unparsed": 0,
-        "n_error": 0,
-        "details": "{}",
-        **more,
-    }
+from tests.analyze.rows import score
+from tests.synthetic import ALL_SCORERS, make_run
 
 
 def rows_of(rows, **options):
@@ -71,6 +53,11 @@ def test_undefined_is_none():
     assert summarise_scores(table_of("scores", [])) == []
 
 
+def test_a_plug_in_that_writes_nan_has_no_number():
+    row = rows_of([score(0, float("nan")), score(1, 0.5), score(2, float("inf"))])["default", None]
+    assert (row.n_latents, row.n_scored, row.mean) == (3, 1, 0.5)
+
+
 def test_several_explanations_of_a_latent_count_once():
     rows = [score(0, 0.5), {**score(0, 1.0), "explanation": "default/1"}, score(1, 0.25)]
     row = rows_of(rows)["default", None]
@@ -85,37 +72,50 @@ def test_rows_do_not_depend_on_one_another_and_are_repeatable():
     assert rows_of(a, seed=1)["default", None].low != alone.low
 
 
-def test_bootstrap_agrees_with_scipy_and_with_the_normal_interval(monkeypatch):
-    from scipy.stats import bootstrap
+def test_weights_are_the_latents_frequencies():
+    frequency = ByLatent(latents=np.array([0, 1, 2, 9]), values=np.array([1.0, 3.0, 0.0, 100.0]))
+    rows = [score(0, 1.0), score(1, 0.5), score(2, 0.0), score(1, 0.25, "shuffled")]
+    found = rows_of(rows, frequency=frequency)
+    row = found["default", None]
+    assert row.weighted_mean == pytest.approx((1.0 + 3 * 0.5) / 4)
+    assert row.weighted_n == pytest.approx(16 / 10)
+    assert row.weighted_low <= row.weighted_mean <= row.weighted_high
+    assert found["default", "shuffled"].weighted_mean == 0.25
+    alone = rows_of(rows)["default", None]
+    assert (alone.weighted_mean, alone.weighted_n) == (None, None)
+    dead = ByLatent(latents=np.array([0, 1, 2]), values=np.zeros(3))
+    assert rows_of(rows, frequency=dead)["default", None].weighted_mean is None
 
-    values = np.random.default_rng(0).normal(0.7, 0.1, size=300)
-    ours = bootstrap_mean(values, seed=1, n_resamples=4000)
-    theirs = bootstrap((values,), np.mean, n_resamples=4000, method="percentile", rng=2).confidence_interval
-    assert (ours.low, ours.high) == pytest.approx((theirs.low, theirs.high), abs=0.001)
-    monkeypatch.setattr(summary, "EXACT_BELOW", 100)
-    normal = bootstrap_mean(values, seed=1)
-    assert (normal.low, normal.high) == pytest.approx((ours.low, ours.high), abs=0.001)
-    assert ours.n == 300
 
-
-def test_interval_covers_the_truth_as_often_as_it_says():
-    rng = np.random.default_rng(3)
-    hits = 0
-    for i in range(300):
-        interval = bootstrap_mean(rng.uniform(size=60), seed=i, n_resamples=400)
-        hits += interval.low <= 0.5 <= interval.high
-    assert 0.90 < hits / 300 < 0.985
+def test_worst_case_and_the_published_tools_number():
+    rows = [
+        score(0, 0.75, worst_case_accuracy=0.5, peer_metric="accuracy", peer_value=0.25),
+        score(1, None, status="failed", n_error=10, worst_case_accuracy=0.0, peer_metric="accuracy"),
+        score(2, None, status="unexplained"),
+    ]
+    row = rows_of(rows)["default", None]
+    assert (row.n_latents, row.n_scored, row.mean) == (3, 1, 0.75)
+    assert row.worst_case == 0.25
+    assert (row.worst_case_low, row.worst_case_high) == (0.0, 0.5)
+    assert (row.peer_metric, row.peer_mean, row.n_peer, row.peer_low) == ("accuracy", 0.25, 1, None)
 
 
 def test_a_whole_run_in_its_own_order(tmp_path):
-    rows = summarise(open_run(make_run(tmp_path / "run")))
+    rows = summarise(open_run(make_run(tmp_path / "run", scorers=ALL_SCORERS)))
     assert [(r.scorer, r.explainer, r.control) for r in rows] == [
         (scorer, explainer, control)
         for scorer in ("detection", "fuzzing", "simulation")
         for explainer in ("default", "statistics")
         for control in (None, "shuffled")
-    ]
-    table = summary_table(rows)
-    assert table.num_rows == 12
-    assert table.column("control_mean").null_count == 6
-    assert summary_table([]).schema == table.schema
+    ] + [("intruder", "none", None)]
+    table = rows_table(rows, SummaryRow)
+    assert table.num_rows == 13
+    assert table.column("control_mean").null_count == 7
+    assert rows_table([], SummaryRow).schema == table.schema
+
+
+def test_rows_are_the_same_read_whole_or_part_by_part(tmp_path):
+    run = open_run(make_run(tmp_path / "run"))
+    whole = summarise_scores(run.table("scores"), frequency=frequencies(run))
+    assert sorted(whole, key=repr) == sorted(summarise(run), key=repr)
+    assert all(row.weighted_n for row in whole)

@@ -7,14 +7,16 @@ from html.parser import HTMLParser
 
 import pytest
 
+from autointerp.analyze.correlations import correlations
 from autointerp.config import ReportConfig
 from autointerp.errors import UserError
+from autointerp.report import numbers
 from autointerp.report.finish import finish
 from autointerp.report.html import render, write_report
 from autointerp.run import open_run
-from tests.synthetic import make_run
+from tests.synthetic import ALL_SCORERS, make_run
 
-VOID = {"meta", "link", "input", "br", "img", "hr", "circle", "rect", "line", "polyline"}
+VOID = {"meta", "link", "input", "br", "img", "hr", "circle", "rect", "line", "polyline", "polygon"}
 
 
 class Page(HTMLParser):
@@ -48,7 +50,7 @@ class Page(HTMLParser):
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return open_run(make_run(tmp_path_factory.mktemp("runs") / "synthetic"))
+    return open_run(make_run(tmp_path_factory.mktemp("runs") / "synthetic", scorers=ALL_SCORERS))
 
 
 @pytest.fixture(scope="module")
@@ -148,3 +150,55 @@ def test_finish_writes_into_the_run(tmp_path, capsys):
     root = make_run(tmp_path / "run")
     assert finish(root) == root / "report" / "index.html"
     assert "shuffled control" in capsys.readouterr().out
+    assert {path.name for path in (root / "summary").iterdir()} == {
+        "scores.parquet",
+        "rates.parquet",
+        "correlations.parquet",
+    }
+
+
+SMALL = {
+    "one latent": {"only": [5]},
+    "nothing to judge": {"only": [1, 3]},
+    "nothing readable": {"only": [4]},
+    "one scorer": {"scorers": ("detection",)},
+    "one scorer, no explanation": {"scorers": ("intruder",)},
+    "one latent, one scorer": {"only": [5], "scorers": ("simulation",)},
+}
+
+
+@pytest.mark.parametrize("options", SMALL.values(), ids=SMALL)
+def test_small_and_failed_runs(tmp_path, capsys, options):
+    text = finish(make_run(tmp_path / "run", **options)).read_text(encoding="utf-8")
+    Page(text)
+    body = re.sub(r"<(script|style)>.*?</\1>", "", text, flags=re.DOTALL)
+    shown = capsys.readouterr().out
+    for output in (body, shown):
+        assert not re.search(r"\b(None|nan|inf)\b", output)
+    assert "How far can these numbers be trusted" in body
+    assert ("Correlation between scorers" in body) == (options in (SMALL["one latent"],))
+
+
+def test_charts_say_their_numbers(page, run):
+    labels = [a["aria-label"] or "" for tag, a in page.tags if tag == "svg"]
+    for words in (
+        "sensitivity of detection of default, 1: ",
+        "specificity of fuzzing of statistics, random: ",
+        "Spearman correlations, all explanations",
+        "Spearman correlations, with shuffled controls",
+    ):
+        assert any(label.startswith(words) for label in labels), words
+    pooled = next(r for r in correlations(run) if r.explainer is None and not r.with_controls)
+    values = "".join(page.content["text"])
+    assert numbers.rate(pooled.spearman) in values
+    assert "the latent" in "".join(page.content["th"])
+
+
+def test_a_score_without_explanation_belongs_to_the_latent(page, run):
+    value = next(
+        row["value"] for row in run.table("scores", latents=[6]).to_pylist() if row["scorer"] == "intruder"
+    )
+    facts = "".join(page.content["dl"])
+    assert f"intruder{numbers.score(value)}" in facts
+    section = next(a for t, a in page.tags if a.get("id") == "latent-6")
+    assert float(section["data-score3"]) == pytest.approx(value)

@@ -6,15 +6,18 @@ from pathlib import Path
 import pytest
 from rich.console import Console
 
+from autointerp.analyze.correlations import correlations
+from autointerp.analyze.statistics import statistics
+from autointerp.analyze.summary import summarise
 from autointerp.report import numbers
-from autointerp.report.terminal import print_summary
+from autointerp.report.terminal import print_statistics, print_summary
 from autointerp.run import open_run
-from tests.synthetic import make_run
+from tests.synthetic import ALL_SCORERS, make_run
 
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    return open_run(make_run(tmp_path_factory.mktemp("runs") / "synthetic"))
+    return open_run(make_run(tmp_path_factory.mktemp("runs") / "synthetic", scorers=ALL_SCORERS))
 
 
 def printed(run, **console) -> str:
@@ -48,6 +51,52 @@ def test_without_scores(tmp_path):
     assert "None" not in text
 
 
+def test_the_table_fits_a_hundred_columns(run):
+    text = printed(run, force_terminal=True, color_system=None, width=100)
+    table = text[: text.index("latent ")]
+    assert all(len(line.rstrip()) <= 100 for line in table.splitlines())
+    row = next(
+        r for r in summarise(run) if (r.scorer, r.explainer, r.control) == ("fuzzing", "default", None)
+    )
+    (line,) = [line for line in table.partition("fuzzing")[2].splitlines() if "default" in line][:1]
+    assert line.split()[1] == ".50"
+    for cell in (
+        numbers.brief(row.mean, row.low, row.high),
+        numbers.brief(row.control_mean, row.control_low, row.control_high),
+        numbers.brief(row.difference, row.difference_low, row.difference_high, sign=True),
+        f"{row.n_scored}/{row.n_latents}",
+        numbers.share(row.item_coverage),
+    ):
+        assert cell in line
+
+
+def test_the_correlation_matrix(run):
+    text = printed(run)
+    rows = [r for r in correlations(run) if r.explainer is None and not r.with_controls]
+    one = next(r for r in rows if (r.scorer_a, r.scorer_b) == ("detection", "fuzzing"))
+    (line,) = [line for line in text.splitlines() if line.startswith("2 fuzzing")]
+    assert line.split()[2] == numbers.rate(one.spearman)
+    (line,) = [line for line in text.splitlines() if line.startswith("1 detection")]
+    assert line.split()[2] == str(one.n)
+
+
+def test_every_table_is_printed(run):
+    out = io.StringIO()
+    print_statistics(statistics(run), Console(file=out, highlight=False))
+    text = out.getvalue()
+    for title in (
+        "Over latents",
+        "Coverage",
+        "Sensitivity",
+        "Specificity",
+        "Correlation",
+        "Pairs of scorers",
+    ):
+        assert title in text
+    assert "<accuracy>" in text
+    assert "None" not in text
+
+
 @pytest.mark.parametrize(
     ("shown", "expected"),
     [
@@ -57,6 +106,14 @@ def test_without_scores(tmp_path):
         (numbers.signed(0.25), "+0.250"),
         (numbers.signed(-0.0002), "+0.000"),
         (numbers.interval(0.1, None), "–"),
+        (numbers.brief(0.5, -0.25, 1.0), ".500 [−.250, 1.000]"),
+        (numbers.brief(0.5, None, None, sign=True), "+.500"),
+        (numbers.brief(-0.5, -0.75, -0.0001), "−.500 [−.750, .000]"),
+        (numbers.brief(None, 0.1, 0.2), "–"),
+        (numbers.rate(0.8149), ".81"),
+        (numbers.rate(1.0), "1.00"),
+        (numbers.rate(-0.5), "−.50"),
+        (numbers.chance(0.2), "0.20"),
         (numbers.share(0.0001), "<1%"),
         (numbers.share(0.9999), ">99%"),
         (numbers.share(1.0), "100%"),
