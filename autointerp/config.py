@@ -27,6 +27,9 @@ T = TypeVar("T", bound="Section")
 Latents = Literal["all"] | Annotated[int, Field(ge=1)] | list[Annotated[int, Field(ge=0)]]
 """Which latents: "all", a number (that many, drawn by the run's seed) or a list of ids."""
 
+Strategy = Literal["top", "random", "quantiles", "mixed", "importance", "top_importance"]
+"""How a latent's activating windows are drawn."""
+
 
 def not_a_result(default: Any, **keywords: Any) -> Any:
     """A field that changes speed or comfort but not the results: left out of fingerprints."""
@@ -79,10 +82,11 @@ class SubjectConfig(Section):
 class DictionaryConfig(Section):
     """`[dictionary]`: the SAE, transcoder or other sparse dictionary whose latents are labelled."""
 
-    source: Literal["sae_lens", "sparsify", "neurons", "object"] = "sae_lens"
+    source: Literal["sae_lens", "sparsify", "neurons", "object", "random"] = "sae_lens"
     """`sae_lens` (by `release` and `sae_id`, or by `path`), `sparsify` (`path` or hub name in
-    `release`, `sae_id` the hook point's folder), `neurons` (the MLP neurons at `hook_point`) or
-    `object` (`path` is `package.module:function` returning anything with `encode`)."""
+    `release`, `sae_id` the hook point's folder), `neurons` (the MLP neurons at `hook_point`),
+    `object` (`path` is `package.module:function` returning anything with `encode`) or `random`
+    (`n_latents` random directions at `hook_point`, the `top_k` largest active: a control)."""
     release: str | None = None
     """SAELens release or Hugging Face repository."""
     sae_id: str | None = None
@@ -93,7 +97,12 @@ class DictionaryConfig(Section):
     """Where the activations are read, as in `blocks.9.hook_resid_post`; by default what the
     dictionary's own metadata says."""
     top_k: Annotated[int, Field(ge=1)] | None = None
-    """`neurons` only: keep the k most active neurons of each position; by default every positive one."""
+    """`neurons` and `random` only: keep the k most active latents of each position; for neurons, by
+    default every positive one."""
+    n_latents: Annotated[int, Field(ge=1)] | None = None
+    """`random` only: number of directions."""
+    seed: Annotated[int, Field(ge=0)] = 0
+    """`random` only: which directions."""
     dtype: Literal["float32", "bfloat16", "float16"] = "float32"
     """Arithmetic of the encoder."""
 
@@ -105,11 +114,25 @@ class DictionaryConfig(Section):
             raise ValueError("source 'sparsify' needs path or release")
         if self.source == "neurons" and not self.hook_point:
             raise ValueError("source 'neurons' needs hook_point, as in 'blocks.9.mlp.hook_post'")
-        if self.source != "neurons" and self.top_k is not None:
-            raise ValueError(f"top_k is for source 'neurons' (seen source {self.source!r})")
+        if self.source not in ("neurons", "random") and self.top_k is not None:
+            raise ValueError(f"top_k is for sources 'neurons' and 'random' (seen source {self.source!r})")
+        if self.source != "random" and (self.n_latents is not None or self.seed):
+            name = "seed" if self.n_latents is None else "n_latents"
+            raise ValueError(f"{name} is for source 'random' (seen source {self.source!r})")
+        if self.source == "random":
+            self._check_random()
         if self.source == "object" and not (self.path and self.hook_point):
             raise ValueError("source 'object' needs path ('package.module:function') and hook_point")
         return self
+
+    def _check_random(self) -> None:
+        needed = {"hook_point": self.hook_point, "n_latents": self.n_latents, "top_k": self.top_k}
+        if missing := [name for name, value in needed.items() if value is None]:
+            raise ValueError(f"source 'random' needs hook_point, n_latents and top_k (missing: {missing[0]})")
+        if foreign := [name for name in ("release", "sae_id", "path") if getattr(self, name) is not None]:
+            raise ValueError(f"source 'random' takes no {foreign[0]}: its directions are made from seed")
+        if self.top_k and self.n_latents and self.top_k > self.n_latents:
+            raise ValueError(f"top_k: seen {self.top_k}, more than n_latents ({self.n_latents})")
 
 
 class CorpusConfig(Section):
@@ -141,6 +164,8 @@ class CacheConfig(Section):
     """Tokens per context; by default as the dictionary was trained, else 256."""
     prepend_bos: bool | None = None
     """Begin each context with the BOS token; by default as the dictionary was trained."""
+    separator: Literal["bos", "eos", "none"] | None = None
+    """The token between documents of one context; by default as the dictionary was trained."""
     mask_special: bool = True
     """Leave out activations on special tokens (BOS, EOS, padding)."""
     mask_first: bool = True
@@ -157,6 +182,9 @@ class CacheConfig(Section):
     """Latents active on more than this share of tokens are marked `dense`."""
     n_top_tokens: Annotated[int, Field(ge=1, le=1_000)] = 20
     """Length of the lists `top_tokens`, `top_logits` and `bottom_logits`."""
+    n_neighbours: Annotated[int, Field(ge=0, le=1_000)] = 10
+    """Length of the lists `neighbours`: each latent's nearest ones by cosine of decoder directions. The
+    work grows with the square of the number of latents; 0 leaves it out."""
 
 
 class SampleConfig(Section):
@@ -173,15 +201,29 @@ class SampleConfig(Section):
     n_train: Annotated[int, Field(ge=1)] = 40
     """Activating windows per latent for explaining."""
     n_train_random: Annotated[int, Field(ge=0)] = 20
-    """Windows per latent for explaining in which it is never active."""
+    """Windows per latent for explaining in which it is never active, drawn uniformly."""
+    n_train_similar: Annotated[int, Field(ge=0)] = 0
+    """The same, chosen for their likeness to its activating windows (TF-IDF over tokens)."""
+    n_train_neighbour: Annotated[int, Field(ge=0)] = 0
+    """The same, in which one of its nearest latents is active."""
     n_test: Annotated[int, Field(ge=1)] = 50
     """Activating windows per latent for scoring."""
     n_test_random: Annotated[int, Field(ge=0)] = 50
-    """Windows per latent for scoring in which it is never active."""
-    train_strategy: Literal["top", "random", "quantiles", "mixed"] = "mixed"
-    """How activating train windows are drawn: the strongest, at random, evenly over activation
-    deciles, or half the strongest and half over deciles."""
-    test_strategy: Literal["top", "random", "quantiles", "mixed"] = "quantiles"
+    """Windows per latent for scoring in which it is never active, drawn uniformly."""
+    n_test_similar: Annotated[int, Field(ge=0)] = 10
+    """The same, chosen for their likeness to its activating windows (TF-IDF over tokens)."""
+    n_test_neighbour: Annotated[int, Field(ge=0)] = 10
+    """The same, in which one of its nearest latents is active; none if the dictionary has no decoder."""
+    n_test_unread: Annotated[int, Field(ge=0)] = 0
+    """Windows per latent drawn uniformly without looking whether it is active: for presets that
+    reproduce tools which call such windows inactive."""
+    similar_pool: Annotated[int, Field(ge=1)] = 20_000
+    """Windows of each split, drawn at random, among which similar ones are looked for."""
+    train_strategy: Strategy = "mixed"
+    """How activating train windows are drawn: `top` the strongest, `random`, `quantiles` evenly over
+    activation deciles, `mixed` half `top` and half `quantiles`, `importance` in proportion to the square
+    of the strongest activation, `top_importance` half `top` and half `importance`."""
+    test_strategy: Strategy = "quantiles"
     """How activating test windows are drawn."""
 
 

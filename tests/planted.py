@@ -102,7 +102,9 @@ window_tokens = 8
 n_train = 12
 n_train_random = 6
 n_test = 10
-n_test_random = 10
+n_test_random = 4
+n_test_similar = 3
+n_test_neighbour = 3
 [explain]
 explainers = ["statistics"]
 latents = "all"
@@ -120,11 +122,14 @@ class PlantedDictionary:
     """Encodes embeddings by looking up which token they are."""
 
     def __init__(self, model_folder: Path) -> None:
+        import torch
+
         from autointerp.weights import load_causal_lm
 
         model, tokenizer = load_causal_lm(str(model_folder))
         self.embedding = model.get_input_embeddings().weight.detach()
         self.strengths = strengths(tokenizer, self.embedding.shape[0])
+        self.W_dec = torch.from_numpy(self.strengths).T @ self.embedding.float()
 
     def encode(self, activations):
         """Dense latents, [n, N_LATENTS]."""

@@ -10,9 +10,11 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from typer.testing import CliRunner
 
 import autointerp
 from autointerp.analyze.summary import summarise
+from autointerp.cli import app as cli
 from autointerp.errors import UserError
 from autointerp.report.finish import finish
 from tests.synthetic import HOSTILE, make_run
@@ -101,8 +103,23 @@ def test_the_summary_is_the_mean_of_the_scores(finished):
     assert real.latent_coverage == real.item_coverage == 1.0
 
 
+def test_the_summary_command_on_a_run_the_stages_made(finished):
+    import json
+
+    shown = CliRunner().invoke(cli, ["summary", str(finished[0].root), "--format", "json"]).stdout
+    found = json.loads(shown)
+    real, control = found["scores"]
+    assert (real["mean"], real["worst_case"], real["weighted_mean"]) == (1.0, 1.0, 1.0)
+    assert (real["control"], control["control"]) == (None, "shuffled")
+    assert real["weighted_n"] > 1
+    rates = [row for row in found["rates"] if row["control"] is None]
+    assert {row["rate"] for row in rates} == {"sensitivity", "specificity"}
+    assert {row["mean"] for row in rates} == {1.0}
+    assert found["correlations"] == []
+
+
 def test_intervals_cover_the_truth_about_as_often_as_they_say():
-    from autointerp.analyze.summary import bootstrap_mean
+    from autointerp.analyze.intervals import bootstrap_mean
 
     rng = np.random.default_rng(0)
     hits = 0

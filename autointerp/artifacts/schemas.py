@@ -64,6 +64,18 @@ _LOGITS = pa.list_(
         nullable=False,
     )
 )
+_NEIGHBOURS = pa.list_(
+    pa.field(
+        "item",
+        pa.struct(
+            [
+                pa.field("latent", pa.uint32(), nullable=False),
+                pa.field("cosine", pa.float32(), nullable=False),
+            ]
+        ),
+        nullable=False,
+    )
+)
 _BY_KIND = pa.struct([pa.field(kind, pa.float32()) for kind in KINDS[1:]])
 
 _LATENT = _column("latent", pa.uint32(), "Index of the latent in its dictionary.")
@@ -169,6 +181,14 @@ LATENTS = DatasetSpec(
             ),
             _column("bottom_logits", _LOGITS, "Tokens it demotes most, lowest first; null likewise.", True),
             _column(
+                "neighbours",
+                _NEIGHBOURS,
+                "The `cache.n_neighbours` other latents whose decoder directions have the largest cosine with its "
+                "own, largest first (in the residual stream where the hook point writes to it); null without a "
+                "decoder, for a direction of zeros, and if none were asked.",
+                True,
+            ),
+            _column(
                 "status",
                 pa.string(),
                 "`ok`, `dead` (never active), `rare` (active in fewer than `cache.rare_below_contexts` contexts of the train or of the test split) "
@@ -192,7 +212,7 @@ EXAMPLES = DatasetSpec(
                 "kind",
                 pa.string(),
                 "`activating`, or why it was chosen as a window in which the latent is never active: "
-                "`random`; `similar` (looks like its activating windows); `neighbour` (a nearby latent fires). "
+                "`random`; `neighbour` (a nearby latent fires); `similar` (looks like its activating windows). "
                 "`unread` windows are drawn without looking: the latent may be active in them.",
             ),
             _column(
@@ -205,7 +225,7 @@ EXAMPLES = DatasetSpec(
                 "decile",
                 pa.uint8(),
                 "Decile of `max_activation` among the latent's windows of that split, 1 weakest to 10 strongest; "
-                "null for windows without activation.",
+                "null for windows that were not drawn as activating.",
                 True,
             ),
             _column("context", pa.uint32(), "Context the window lies in."),
@@ -362,7 +382,7 @@ SCORES = DatasetSpec(
             _column(
                 "ev_correlation",
                 pa.float32(),
-                "Simulation: Pearson correlation of simulated and true activations over all tokens pooled, "
+                "Simulation: Pearson correlation of simulated and true activations over all tokens read, pooled, "
                 "uncalibrated; null if either is constant.",
                 True,
             ),

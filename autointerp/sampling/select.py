@@ -1,18 +1,18 @@
 """Choosing windows for one latent: where they lie, which are drawn, and windows where it is silent.
 
-Everything here is vectorised over one latent's activations, sorted by (context, position). Windows
-of a latent never overlap one another within a kind, so that no token is shown twice.
+Activations are sorted by (context, position); several latents are told apart by contexts of their own.
+Windows of a latent and split never overlap one another, so that no token is shown twice.
 """
 
 from __future__ import annotations
 
+from bisect import bisect_left
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-Strategy = Literal["top", "random", "quantiles", "mixed"]
+from autointerp.config import Strategy
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -27,7 +27,16 @@ class Spans:
     def __len__(self) -> int:
         return len(self.context)
 
-    def take(self, index: NDArray[np.int64]) -> Spans:
+    @classmethod
+    def silent_at(cls, codes: NDArray[np.int64], context_size: int) -> Spans:
+        """Windows without activation that begin at `codes` = context * context_size + start."""
+        return cls(
+            context=codes // context_size,
+            start=codes % context_size,
+            peak=np.zeros(len(codes), dtype=np.float32),
+        )
+
+    def take(self, index: NDArray[np.int64] | slice) -> Spans:
         """Some of the windows, in the order of `index`."""
         return Spans(context=self.context[index], start=self.start[index], peak=self.peak[index])
 
@@ -59,9 +68,11 @@ def trigger_spans(
     window: int,
     context_size: int,
     trigger_position: tuple[float, float],
-    rng: np.random.Generator,
+    ticket: NDArray[np.uint64],
 ) -> Spans:
     """Windows laid around peaks, the peak at a random place within `trigger_position`.
+
+    `ticket` are random numbers, one per activation, that decide the place.
 
     Candidates are the strongest activation of each stretch of `window` positions; of overlapping
     windows the stronger stays. Near the edge of a context the window is moved inside it. A window's
@@ -69,7 +80,7 @@ def trigger_spans(
     """
     index, _, _ = _peaks(context * context_size + position // window, activation)
     low, high = (round(share * (window - 1)) for share in trigger_position)
-    offset = rng.integers(low, high + 1, size=len(index))
+    offset = low + (ticket[index] % np.uint64(high - low + 1)).astype(np.int64)
     start = np.clip(position[index] - offset, 0, context_size - window)
     code = context[index] * context_size + start
     order = np.argsort(code, kind="stable")
@@ -94,6 +105,8 @@ def draw(
 
     `top`: the strongest. `random`: uniformly. `quantiles`: as many from each decile of `peak`, what
     a thin decile lacks filled up at random. `mixed`: half `top`, the rest `quantiles` of what is left.
+    `importance`: one after another with probability in proportion to the square of `peak`, as SAEBench
+    draws them. `top_importance`: half `top`, the rest `importance` of what is left.
     """
     n = min(n, len(peak))
     strongest = np.argsort(-peak, kind="stable")
@@ -103,57 +116,117 @@ def draw(
         chosen = rng.choice(len(peak), size=n, replace=False)
     elif strategy == "quantiles":
         chosen = _draw_quantiles(peak, n, rng)
+    elif strategy == "importance":
+        chosen = _draw_importance(peak, n, rng)
     else:
         top = strongest[: n // 2]
         rest = np.setdiff1d(np.arange(len(peak)), top)
-        chosen = np.concatenate([top, rest[_draw_quantiles(peak[rest], n - len(top), rng)]])
+        draw_rest = _draw_quantiles if strategy == "mixed" else _draw_importance
+        chosen = np.concatenate([top, rest[draw_rest(peak[rest], n - len(top), rng)]])
     return chosen[np.lexsort((chosen, -peak[chosen]))].astype(np.int64)
 
 
 def silent_spans(
-    context: NDArray[np.int64],
-    position: NDArray[np.int64],
+    codes: NDArray[np.int64],
     *,
     contexts: NDArray[np.int64],
     n: int,
     window: int,
     context_size: int,
+    taken: NDArray[np.int64],
     rng: np.random.Generator,
 ) -> Spans:
     """At most `n` windows drawn uniformly over `contexts` in which the latent is never active.
 
-    Every window is checked against all of the latent's activations; fewer than `n` come back only
-    if 64 x `n` draws did not find enough (a very dense latent).
+    Every window is checked against all of the latent's activations, at `codes` = context * context_size
+    + position (sorted), and overlaps none that begins at `taken` (codes, sorted). Fewer than `n` come
+    back only if 64 x `n` draws did not find enough (a very dense latent, or a very small corpus).
     """
-    codes = context * context_size + position
     found = np.empty(0, dtype=np.int64)
-    for _ in range(16):
+    for _ in range(32):
         if len(found) >= n or len(contexts) == 0:
             break
-        drawn = rng.choice(contexts, size=4 * n)
-        start = rng.integers(0, context_size - window + 1, size=4 * n)
-        code = drawn * context_size + start
-        first, last = _bounds(codes, code, window)
-        merged = np.concatenate([found, code[first == last]])
-        _, where = np.unique(merged, return_index=True)
-        found = merged[np.sort(where)]
-    found = found[:n]
-    return Spans(
-        context=found // context_size, start=found % context_size, peak=np.zeros(len(found), dtype=np.float32)
-    )
+        drawn = contexts[rng.integers(len(contexts), size=2 * n)]
+        code = drawn * context_size + rng.integers(0, context_size - window + 1, size=2 * n)
+        merged = np.concatenate([found, code[is_silent(codes, code, window)]])
+        found = merged[first_apart(merged, n, taken, window)]
+    return Spans.silent_at(found, context_size)
+
+
+def neighbour_spans(
+    codes: NDArray[np.int64],
+    *,
+    places: NDArray[np.int64],
+    n: int,
+    window: int,
+    context_size: int,
+    trigger_position: tuple[float, float] | None,
+    taken: NDArray[np.int64],
+    rng: np.random.Generator,
+) -> tuple[Spans, NDArray[np.int64]]:
+    """At most `n` windows around activations of other latents in which this latent is never active.
+
+    `codes` and `taken` are as in `silent_spans`; `places` [n_neighbours, m] are codes of activations,
+    nearest neighbour first, -1 for none. The neighbours take turns, the nearest first. With
+    `trigger_position` the activation lies there in its window, without it windows are the tiles of
+    `tile_spans`. Returns the windows and whose each is.
+    """
+    at = places % context_size
+    if trigger_position is None:
+        start = at // window * window
+    else:
+        low, high = (round(share * (window - 1)) for share in trigger_position)
+        start = np.clip(at - rng.integers(low, high + 1, size=places.shape), 0, context_size - window)
+    begin = places - at + start
+    usable = (places >= 0) & (start <= context_size - window) & is_silent(codes, begin, window)
+    turn = np.cumsum(usable, axis=1)
+    whose, column = np.nonzero(usable)
+    order = np.lexsort((whose, turn[whose, column]))
+    whose, code = whose[order], begin[whose, column][order]
+    chosen = first_apart(code, n, taken, window)
+    return Spans.silent_at(code[chosen], context_size), whose[chosen]
+
+
+def is_silent(codes: NDArray[np.int64], begin: NDArray[np.int64], window: int) -> NDArray[np.bool_]:
+    """Whether windows that begin at `begin` hold none of the activations at `codes` (sorted)."""
+    first, last = _bounds(codes, begin, window)
+    return np.equal(first, last)
+
+
+def is_apart(begin: NDArray[np.int64], taken: NDArray[np.int64], window: int) -> NDArray[np.bool_]:
+    """Whether windows that begin at `begin` overlap none of those that begin at `taken` (sorted)."""
+    first, last = np.searchsorted(taken, begin - window, side="right"), np.searchsorted(taken, begin + window)
+    return np.equal(first, last)
+
+
+def first_apart(begin: NDArray[np.int64], n: int, taken: NDArray[np.int64], window: int) -> NDArray[np.int64]:
+    """Indices of the first `n` windows, in the order given, that overlap neither `taken` nor one another."""
+    # Codes of windows in different contexts are always a window apart. A plain loop: `n` is small.
+    held: list[int] = taken.tolist()
+    chosen: list[int] = []
+    for index, code in enumerate(begin.tolist()):
+        if len(chosen) == n:
+            break
+        at = bisect_left(held, code)
+        if (at and code - held[at - 1] < window) or (at < len(held) and held[at] - code < window):
+            continue
+        held.insert(at, code)
+        chosen.append(index)
+    return np.array(chosen, dtype=np.int64)
 
 
 def window_activations(
-    context: NDArray[np.int64],
-    position: NDArray[np.int64],
+    codes: NDArray[np.int64],
     activation: NDArray[np.float32],
     spans: Spans,
     *,
     window: int,
     context_size: int,
 ) -> NDArray[np.float32]:
-    """Activation at each token of each window, [len(spans), window] float32, 0 where silent."""
-    codes = context * context_size + position
+    """Activation at each token of each window, [len(spans), window] float32, 0 where silent.
+
+    The activations lie at `codes` = context * context_size + position (sorted).
+    """
     begin = spans.context * context_size + spans.start
     first, last = _bounds(codes, begin, window)
     count = last - first
@@ -179,6 +252,13 @@ def _draw_quantiles(peak: NDArray[np.float32], n: int, rng: np.random.Generator)
         rest = rng.permutation(shuffled[order[~first]])
         chosen = np.concatenate([chosen, rest[:missing]])
     return chosen
+
+
+def _draw_importance(peak: NDArray[np.float32], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
+    """Successive draws without replacement, weight `peak` squared: the `n` earliest of exponential clocks."""
+    with np.errstate(divide="ignore"):
+        clock = rng.exponential(size=len(peak)) / peak.astype(np.float64) ** 2
+    return np.argsort(clock, kind="stable")[:n]
 
 
 def _peaks(

@@ -13,34 +13,23 @@ tokens of words without an active token only. So neither count nor place of the 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Annotated, Any, ClassVar
 
 import numpy as np
 from pydantic import Field
 
-from autointerp.llm.types import Capability
 from autointerp.sampling.windows import TokenTable, Window
-from autointerp.scorers.answers import Shown, json_plan, logprob_plan
-from autointerp.scorers.asking import Plan, carry_out, classified, unexplained
-from autointerp.scorers.base import Item, JudgeContext, Judged, ScorerConfig, scorer
-from autointerp.scorers.detection import Readout, readout_details, readout_prompts, required
-from autointerp.scorers.evidence import EvidenceKind, words_of
-from autointerp.scorers.likelihoods import likelihood_plan
+from autointerp.scorers.answers import Shown
+from autointerp.scorers.base import Item, JudgeContext, ScorerConfig, scorer
+from autointerp.scorers.evidence import words_of
 from autointerp.scorers.marks import active_marks, false_marks, markable, place_weights, run_lengths
-from autointerp.scorers.prompting import load_prompt
+from autointerp.scorers.readouts import ReadoutConfig, ReadoutScorer, negatives_of
 from autointerp.scorers.selection import Stream, some_silent, spread, systematic
 
 
-class FuzzingConfig(ScorerConfig):
+class FuzzingConfig(ReadoutConfig):
     """Options of the scorer `fuzzing`."""
 
-    readout: Readout = "json"
-    """`json`: the judge answers 0 or 1 for several windows at a time. `logprob`: one window at a
-    time, by the probability of Yes. `likelihood`: by how much likelier the explanation makes the
-    marked words; for models that cannot answer questions."""
-    examples_per_request: Annotated[int, Field(ge=1, le=100)] = 5
-    """`json` only: windows per request. More cost fewer tokens; weaker judges lose count."""
     n_activating: Annotated[int, Field(ge=1)] | None = None
     """At most this many activating windows, evenly spaced by strength, shared between positives
     and `mismarked` negatives; by default all test windows."""
@@ -48,59 +37,29 @@ class FuzzingConfig(ScorerConfig):
     """Share of the activating windows that become `mismarked` negatives; the rest are positives."""
     n_silent: Annotated[int, Field(ge=0)] = 0
     """At most this many windows without activation become negatives too, with marks of the same
-    kind."""
+    kind, evenly over the kinds of `negatives`."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """A token is truly active above this share of its window's largest activation."""
-    max_tokens: Annotated[int, Field(ge=1)] | None = None
-    """`json` only: most tokens of a reply; by default what the answer needs. Raise it for judges
-    that reason before they answer."""
-    evidence: EvidenceKind = "words"
-    """`likelihood` only: log-probabilities of each word alone, or of each token in its context."""
     threshold_nats: float = 2.0
     """`likelihood` only: mean evidence of the marked words above which the answer is yes. Moves
     `prediction` and `probability`, never the AUROC."""
 
 
 @scorer("fuzzing")
-class Fuzzing:
+class Fuzzing(ReadoutScorer):
     """Balanced accuracy (`json`) or AUROC (`logprob`, `likelihood`) over truly and falsely marked windows."""
 
     name: ClassVar[str]
     Config: ClassVar[type[ScorerConfig]] = FuzzingConfig
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
+    prompt: ClassVar[str] = "fuzzing"
 
     def __init__(self, config: FuzzingConfig) -> None:
-        self.config = config
+        self.config: FuzzingConfig = config
 
-    @property
-    def metric(self) -> str:
-        """The headline metric of the readout."""
-        return "balanced_accuracy" if self.config.readout == "json" else "auroc"
-
-    def requires(self) -> frozenset[Capability]:
-        """What the readout needs; `json` uses `JSON_SCHEMA` where the judge has it."""
-        return required(self.config.readout)
-
-    def prompts(self) -> Mapping[str, str]:
-        """The prompt file of the readout."""
-        return readout_prompts("fuzzing", self.config.readout)
-
-    def judge(self, items: Sequence[Item], context: JudgeContext) -> list[Judged]:
-        """Judge the marked windows of every item, all requests of all items at once."""
-        assert context.model is not None
-        asked = [item for item in items if item.text.strip()]
-        shown = [self.shown(item, context) for item in asked]
-        plans = [self._plan(item, windows, context) for item, (windows, _) in zip(asked, shown, strict=True)]
-        outcomes = iter(zip(shown, carry_out(plans, context.model), strict=True))
-        judged = []
-        for item in items:
-            if not item.text.strip():
-                judged.append(unexplained(item, self.metric, 0.5))
-                continue
-            (_, left_out), (judgements, usage) = next(outcomes)
-            details = readout_details("fuzzing", self.config.readout, self.config.evidence) | left_out
-            judged.append(classified(item, judgements, self.metric, usage, details))
-        return judged
+    def windows(self, item: Item, context: JudgeContext) -> tuple[list[Shown], dict[str, Any]]:
+        """The marked windows to be judged, and counts of those left out."""
+        return self.shown(item, context)
 
     def shown(self, item: Item, context: JudgeContext) -> tuple[list[Shown], dict[str, Any]]:
         """The marked windows in the random order the judge sees them, and counts of those left out.
@@ -132,7 +91,7 @@ class Fuzzing:
         for window in sources:
             add_false(window, "mismarked", run_lengths(marks[window.example]))
         silent = [] if self.config.n_silent == 0 or not runs else some_silent(
-            record.silent, self.config.n_silent, record.latent, context
+            negatives_of(record, self.config.negatives), self.config.n_silent, record.latent, context
         )  # fmt: skip
         for window in silent:
             add_false(window, window.kind, None)
@@ -143,16 +102,7 @@ class Fuzzing:
         order = context.rng(record.latent, Stream.FUZZING_ORDER).permutation(len(shown))
         return [shown[i] for i in order], left_out
 
-    def _plan(self, item: Item, shown: Sequence[Shown], context: JudgeContext) -> Plan:
-        config = self.config
-        if config.readout == "likelihood":
-            return likelihood_plan(item.text, shown, config.evidence, self._pool, context.tokens)
-        if config.readout == "logprob":
-            return logprob_plan(item.text, shown, load_prompt("fuzzing_logprob"))
-        prompt = load_prompt("fuzzing")
-        return json_plan(item.text, shown, prompt, config.examples_per_request, config.max_tokens)
-
-    def _pool(self, evidence: np.ndarray) -> float:
+    def pool(self, evidence: np.ndarray) -> float:
         """Log-odds of a window: mean evidence of its marked words, less the threshold."""
         return float(evidence.mean()) - self.config.threshold_nats
 

@@ -203,6 +203,45 @@ def rsquared(true: np.ndarray, predicted: np.ndarray) -> float | None:
     return None if power == 0 else 1 - float(np.mean((true - predicted) ** 2)) / power
 
 
+def absolute_dev_explained(true: np.ndarray, predicted: np.ndarray) -> float | None:
+    """1 - mean |true - predicted| / mean |true|; None if `true` is all 0 or empty.
+
+    As `absolute_dev_explained_score_from_sequences` in OpenAI's `scoring.py`; meaningful only for
+    predictions in the units of the activations.
+    """
+    true, predicted = np.asarray(true, dtype=np.float64), np.asarray(predicted, dtype=np.float64)
+    size = float(np.mean(np.abs(true))) if len(true) else 0.0
+    return None if size == 0 else 1 - float(np.mean(np.abs(true - predicted))) / size
+
+
+def linear_calibration(predicted: np.ndarray, true: np.ndarray) -> tuple[float, float] | None:
+    """Slope and intercept of the least-squares line from predicted to true; None if `predicted` is constant.
+
+    As OpenAI's `LinearCalibratedNeuronSimulator`. A negative slope turns the sign of a correlation:
+    fitted on the tokens it is then judged on, the correlation becomes its absolute value.
+    """
+    x, y = np.asarray(predicted, dtype=np.float64), np.asarray(true, dtype=np.float64)
+    if len(x) < 2 or np.ptp(x) == 0:
+        return None
+    centred = x - x.mean()
+    slope = float(centred @ (y - y.mean()) / (centred @ centred))
+    if not math.isfinite(slope):
+        return None
+    return slope, float(y.mean() - slope * x.mean())
+
+
+def percentile_calibration(values: np.ndarray, predicted: np.ndarray, true: np.ndarray) -> np.ndarray | None:
+    """Values moved from the distribution of `predicted` to that of `true`, sorted onto sorted.
+
+    As OpenAI's `PercentileMatchingCalibratedNeuronSimulator`: linear in between, flat beyond the
+    ends; of equal predictions the largest true one counts. None if there is nothing to fit.
+    """
+    if not len(predicted):
+        return None
+    moved: np.ndarray = np.interp(np.asarray(values, dtype=np.float64), np.sort(predicted), np.sort(true))
+    return moved
+
+
 def mean_interval(values: Sequence[float | None], seed: int, n_resamples: int = 2_000) -> Interval:
     """Mean over latents with a percentile bootstrap interval; latents are the independent unit.
 

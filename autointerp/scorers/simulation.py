@@ -1,12 +1,16 @@
 """Simulation: can the latent's activation be foretold from the explanation, token by token?
 
-The score of Bills et al., "Language models can explain neurons in language models" (OpenAI, 2023),
-uncalibrated, from prompt log-probabilities (`ExplanationNeuronSimulator` of
-`neuron_explainer/explanations/simulator.py` and `scoring.py`): every token of a window stands
-before the slot "unknown"; at that slot the judge's alternatives that are exactly a number v from 0
-to 10 are renormalised, and the expected value sum(v p(v)) is the simulated activation (0 where no
-number is among them). The score is the Pearson correlation of true and simulated activations over
-all tokens of all windows together. A judge whose tokenizer splits "10" is asked for 0 to 9.
+The score of Bills et al., "Language models can explain neurons in language models" (OpenAI, 2023;
+`neuron_explainer/explanations/simulator.py`, `scoring.py` and `calibrated_simulator.py` of
+automated-interpretability): a judge that sees the explanation says for every token of a window how
+active the latent is, from 0 to 10, and the score is the Pearson correlation of true and simulated
+activations over all tokens of all windows together, uncalibrated. Where the judge's answers are
+probabilities, the simulated activation is the expected value sum(v p(v)) over the alternatives that
+are exactly a number v, renormalised. A judge whose tokenizer splits "10" is asked for 0 to 9.
+
+One departure: a token without a readable number is left out and lowers `coverage`, where the
+published code takes it as 0. That number stands beside ours in `details`, and the scorer `openai`
+is the published score in every setting.
 """
 
 from __future__ import annotations
@@ -17,123 +21,170 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from autointerp.llm.types import Capability, Reply, Request
-from autointerp.sampling.windows import TokenTable, Window
-from autointerp.scorers.asking import Plan, carry_out, error_reason, failure, unexplained
+from autointerp.llm.types import Capability
+from autointerp.scorers.asking import Plan, carry_out, failure, unexplained
 from autointerp.scorers.base import Item, JudgeContext, Judged, Judgement, ScorerConfig, scorer
-from autointerp.scorers.evidence import EvidenceKind, EvidencePlan, evidence_prompts
-from autointerp.scorers.metrics import pearson, pooled_pearson, rsquared
+from autointerp.scorers.evidence import EvidenceKind, evidence_prompts
+from autointerp.scorers.metrics import Interval, pearson, pooled_pearson
 from autointerp.scorers.prompting import load_prompt
-from autointerp.scorers.selection import Stream, some_silent, spread
-from autointerp.scorers.simulator import activation_scale, simulation_prompt, slot_values
+from autointerp.scorers.selection import Stream
+from autointerp.scorers.simulation_readouts import json_plan, likelihood_plan, prompt_plan, token_plan
+from autointerp.scorers.simulation_replies import SCALE
+from autointerp.scorers.simulation_scores import (
+    Calibration,
+    all_slots,
+    calibrated,
+    openai_scores,
+    read_slots,
+)
+from autointerp.scorers.simulation_windows import Chosen, RandomKind, Selection, choose
+from autointerp.scorers.simulator import Style, activation_scale
+
+Readout = Literal["prompt_logprobs", "token_by_token", "json", "likelihood"]
+
+_PROMPTS = {
+    "prompt_logprobs": "simulation",
+    "token_by_token": "simulation_token",
+    "json": "simulation_json",
+}
+
+_FEWEST_ACTIVE_FOR_INTERVAL = 5
+"""With fewer windows in which the latent is active, a bootstrap over windows is far too narrow."""
 
 
 class SimulationConfig(ScorerConfig):
     """Options of the scorer `simulation`."""
 
-    readout: Literal["prompt_logprobs", "likelihood"] = "prompt_logprobs"
-    """`prompt_logprobs`: OpenAI's definition, all tokens of a window at once. `likelihood`: another
-    definition, which any causal model can serve: by how much the explanation raises the token's
-    log-probability."""
+    readout: Readout = "prompt_logprobs"
+    """`prompt_logprobs`: OpenAI's all-at-once simulator, a request per window that generates nothing.
+    `token_by_token`: OpenAI's other one, a request per token. `json`: the judge writes the numbers
+    down, a request per window; needs no log-probabilities. `likelihood`: another definition, which
+    any causal model can serve: by how much the explanation raises the token's log-probability."""
+    style: Style = "chat"
+    """`token_by_token` only: ask in a conversation, or with a text to be completed, as base models
+    need."""
     evidence: EvidenceKind = "words"
     """`likelihood` only: log-probabilities of each word alone, or of each token in its context."""
     n_windows: Annotated[int, Field(ge=1)] = 10
-    """Activating windows, and as many windows without activation."""
-    selection: Literal["top", "spread"] = "top"
-    """Which activating test windows: the strongest (OpenAI's "top and random") or evenly spaced
-    from strongest to weakest."""
+    """Activating windows, and as many random ones; with `random_only` windows in all."""
+    selection: Selection = "top_and_random"
+    """Which test windows: the strongest of the activating ones and random ones (OpenAI's code);
+    activating ones evenly spaced from strongest to weakest (`quantile`) and random ones; or only
+    windows drawn without looking (`random_only`, needs `sample.n_test_unread`)."""
+    random_kind: RandomKind = "random"
+    """What the random windows beside activating ones are: known to hold no activation (`random`), or
+    drawn without looking, as OpenAI's are (`unread`, needs `sample.n_test_unread`)."""
+    calibration: Calibration = "none"
+    """Also report OpenAI's scores after a calibration, by a line or by matching percentiles. Half of
+    the latent's test contexts are then set apart to fit it, and the other half is scored."""
+    scale: Literal["auto", 9, 10] = "auto"
+    """Largest number the judge may say. `auto`: 10 if its tokenizer is known to hold "10" as one
+    token, else 9. Say 10 for a hosted judge that does. `json` always has 10."""
     n_alternatives: Annotated[int, Field(ge=1)] = 15
-    """Alternatives read at each slot; OpenAI's servers gave 15. Not used by `likelihood`."""
+    """`prompt_logprobs` and `token_by_token`: alternatives read; OpenAI's servers gave 15."""
+    max_tokens: Annotated[int, Field(ge=1)] | None = None
+    """`json` only: most tokens of a reply; by default what the answer needs. Raise it for judges
+    that reason before they answer."""
     min_coverage: Annotated[float, Field(ge=0, le=1)] = 0.5
-    """Below this share of slots with a number among the alternatives, the score is `failed`."""
+    """Below this share of tokens with a readable number, the score is `failed`."""
 
 
 @scorer("simulation")
 class Simulation:
-    """Correlation of simulated and true activations over top-and-random windows."""
+    """Correlation of simulated and true activations over the tokens of a latent's windows."""
 
     name: ClassVar[str]
     Config: ClassVar[type[ScorerConfig]] = SimulationConfig
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(self, config: SimulationConfig) -> None:
         self.config = config
 
     def requires(self) -> frozenset[Capability]:
-        """`PROMPT_LOGPROBS` or `LIKELIHOOD`, by readout."""
-        if self.config.readout == "likelihood":
-            return frozenset({Capability.LIKELIHOOD})
-        return frozenset({Capability.PROMPT_LOGPROBS})
+        """What the readout needs; `json` uses `JSON_SCHEMA` where the judge has it."""
+        needs = {
+            "prompt_logprobs": {Capability.PROMPT_LOGPROBS},
+            "token_by_token": {Capability.GENERATE, Capability.TOP_LOGPROBS},
+            "json": {Capability.GENERATE},
+            "likelihood": {Capability.LIKELIHOOD},
+        }
+        return frozenset(needs[self.config.readout])
 
     def prompts(self) -> Mapping[str, str]:
-        """The prompt file, or the templates of the likelihood readout."""
+        """The prompt file of the readout."""
         if self.config.readout == "likelihood":
             return evidence_prompts()
-        return {"simulation": load_prompt("simulation").source}
+        name = _PROMPTS[self.config.readout]
+        return {name: load_prompt(name).source}
 
     def judge(self, items: Sequence[Item], context: JudgeContext) -> list[Judged]:
-        """Simulate the windows of every item."""
+        """Simulate the windows of every item, all requests of all items at once."""
+        return [judged for judged, _ in self.simulate(items, context)]
+
+    def simulate(self, items: Sequence[Item], context: JudgeContext) -> list[tuple[Judged, Chosen]]:
+        """What `judge` returns, each with the windows it is about."""
         assert context.model is not None
-        scale = None if self.config.readout == "likelihood" else activation_scale(context.model)
+        scale = self._scale(context)
         asked = [item for item in items if item.text.strip()]
-        windows = [self._windows(item, context) for item in asked]
-        plans = [self._plan(item, shown, scale, context) for item, shown in zip(asked, windows, strict=True)]
-        outcomes = iter(zip(windows, carry_out(plans, context.model), strict=True))
+        chosen = [self._windows(item, context) for item in asked]
+        plans = [self._plan(item, c, scale, context) for item, c in zip(asked, chosen, strict=True)]
+        outcomes = iter(zip(chosen, carry_out(plans, context.model), strict=True))
         judged = []
         for item in items:
             if not item.text.strip():
-                judged.append(unexplained(item, "ev_correlation", 0.0))
+                judged.append((unexplained(item, "ev_correlation", 0.0), Chosen()))
                 continue
-            shown, (judgements, usage) = next(outcomes)
-            score, details = self._score(item, shown, judgements, scale, context)
-            judged.append(Judged(item=item, judgements=judgements, score=score, usage=usage, details=details))
+            windows, (judgements, usage) = next(outcomes)
+            score, details = self._score(item, windows, judgements, scale, context)
+            one = Judged(item=item, judgements=judgements, score=score, usage=usage, details=details)
+            judged.append((one, windows))
         return judged
 
-    def _windows(self, item: Item, context: JudgeContext) -> list[Window]:
-        """Equally many activating windows and windows without activation (kind `random` if any)."""
-        activating, silent = item.record.activating, item.record.silent
-        silent = [w for w in silent if w.kind == "random"] or silent
-        n = min(self.config.n_windows, len(activating), len(silent))
-        chosen = activating[:n] if self.config.selection == "top" else spread(activating, n)
-        return [*chosen, *some_silent(silent, n, item.record.latent, context)] if n else []
+    def _scale(self, context: JudgeContext) -> int | None:
+        assert context.model is not None
+        if self.config.readout == "likelihood":
+            return None
+        if self.config.readout == "json":
+            return SCALE
+        return activation_scale(context.model, self.config.scale)
 
-    def _plan(self, item: Item, shown: Sequence[Window], scale: int | None, context: JudgeContext) -> Plan:
-        if scale is None:
-            return _likelihood_plan(item, shown, self.config.evidence, context)
-        return _prompt_plan(item, shown, scale, self.config.n_alternatives, context.tokens)
+    def _windows(self, item: Item, context: JudgeContext) -> Chosen:
+        config = self.config
+        return choose(
+            item.record,
+            config.selection,
+            config.n_windows,
+            config.random_kind,
+            config.calibration != "none",
+            context,
+        )
+
+    def _plan(self, item: Item, chosen: Chosen, scale: int | None, context: JudgeContext) -> Plan:
+        config, table = self.config, context.tokens
+        if config.readout == "likelihood" or scale is None:
+            return likelihood_plan(item.text, chosen.shown, table, config.evidence)
+        if config.readout == "json":
+            return json_plan(item.text, chosen.shown, table, config.max_tokens)
+        if config.readout == "token_by_token":
+            return token_plan(item.text, chosen.shown, table, scale, config.n_alternatives, config.style)
+        return prompt_plan(item.text, chosen.shown, table, scale, config.n_alternatives)
 
     def _score(
         self,
         item: Item,
-        shown: Sequence[Window],
+        chosen: Chosen,
         judgements: Sequence[Judgement],
         scale: int | None,
         context: JudgeContext,
     ) -> tuple[dict[str, Any], dict[str, Any]]:
-        by_example = {window.example: window for window in shown}
-        replied = [j for j in judgements if j.status != "error" and j.predicted_activations is not None]
-        true = [by_example[j.example].activations.astype(np.float64) for j in replied]
-        predicted = [
-            np.array([0.0 if v is None else v for v in j.predicted_activations or ()], dtype=np.float64)
-            for j in replied
-        ]
+        scored = read_slots(chosen.scored, judgements)
         interval = pooled_pearson(
-            true, predicted, context.rng(item.record.latent, Stream.SIMULATION_BOOTSTRAP)
+            scored.true, scored.predicted, context.rng(item.record.latent, Stream.SIMULATION_BOOTSTRAP)
         )
-        n_slots = sum(len(w.tokens) for w in shown)
-        n_read = sum(v is not None for j in replied for v in j.predicted_activations or ())
-        coverage = n_read / n_slots if n_slots else None
-        reason = None
-        if coverage is None:
-            reason = "no test windows to judge: activating and random ones are both needed"
-        elif not any(j.status == "ok" for j in judgements):
-            reason = failure(judgements, "ev_correlation")
-        elif coverage < self.config.min_coverage:
-            reason = (
-                f"only {coverage:.0%} of the slots could be read (at least {self.config.min_coverage:.0%})"
-            )
-        elif interval.value is None:
-            reason = "true or simulated activations are constant"
+        if sum(bool(true.any()) for true in scored.true) < _FEWEST_ACTIVE_FOR_INTERVAL:
+            interval = Interval(interval.value)
+        coverage = scored.n_read / scored.n_slots if scored.n_slots else None
+        reason = chosen.reason or self._failure(chosen, judgements, coverage, interval.value)
         score = {
             "metric": "ev_correlation",
             "value": None if reason else interval.value,
@@ -148,76 +199,55 @@ class Simulation:
             "n_error": sum(j.status == "error" for j in judgements),
             "ev_correlation": interval.value,
             "activation_scale": scale,
-            "n_tokens": sum(len(t) for t in true),
+            "n_tokens": scored.n_read,
         }
-        per_window = [r for t, p in zip(true, predicted, strict=True) if (r := pearson(t, p)) is not None]
+        true, predicted = scored.pooled
+        per_window = [
+            r for t, p in zip(scored.true, scored.predicted, strict=True) if (r := pearson(t, p)) is not None
+        ]
+        published = all_slots(chosen.scored, judgements)
+        uncalibrated = openai_scores(true, predicted)
         details: dict[str, Any] = {
-            "readout": self.config.readout,
-            "windows": f"{self.config.selection}-and-random",
-            "n_activating": sum(w.activating for w in shown),
-            "n_silent": sum(not w.activating for w in shown),
-            "n_slots": n_slots,
-            "n_slots_unread": n_slots - n_read,
+            **self._setting(),
+            "n_activating": sum(w.activating for w in chosen.scored),
+            "n_random": sum(not w.activating for w in chosen.scored),
+            "n_slots": scored.n_slots,
+            "n_slots_unread": scored.n_slots - scored.n_read,
+            "ev_correlation_unread_as_zero": pearson(*published.pooled) if published else None,
+            "rsquared": uncalibrated["rsquared"],
+            "absolute_dev_explained": uncalibrated["absolute_dev_explained"],
             "mean_window_correlation": float(np.mean(per_window)) if per_window else None,
             "n_windows_correlated": len(per_window),
-            "rsquared_uncentred": rsquared(np.concatenate(true), np.concatenate(predicted)) if true else None,
         }
-        if scale is not None:
-            details["prompt_version"] = load_prompt("simulation").version
-            details["logprob_source"] = f"top{self.config.n_alternatives}"
+        if self.config.calibration != "none":
+            fit = read_slots(chosen.calibration, judgements)
+            details["calibration"] = calibrated(self.config.calibration, fit, scored)
+            details["calibration_examples"] = sorted(w.example for w in chosen.calibration)
         return score, details
 
+    def _failure(
+        self, chosen: Chosen, judgements: Sequence[Judgement], coverage: float | None, value: float | None
+    ) -> str | None:
+        """Why there is no headline number; None if there is one."""
+        examples = {window.example for window in chosen.scored}
+        own = [j for j in judgements if j.example in examples]
+        if not coverage:
+            return failure(own, "ev_correlation")
+        if coverage < self.config.min_coverage:
+            return f"only {coverage:.0%} of the slots could be read (at least {self.config.min_coverage:.0%})"
+        return "true or simulated activations are constant" if value is None else None
 
-def _prompt_plan(
-    item: Item, shown: Sequence[Window], scale: int, n_alternatives: int, table: TokenTable
-) -> Plan:
-    asked = [simulation_prompt(item.text, window.tokens, table, scale) for window in shown]
-    requests = [Request(prompt=prompt, prompt_top_logprobs=n_alternatives) for prompt, _ in asked]
-
-    def read(replies: Sequence[Reply], keys: Sequence[str]) -> list[Judgement]:
-        judgements = []
-        for window, (prompt, offsets), reply, key in zip(shown, asked, replies, keys, strict=True):
-            values = slot_values(reply.tokens, prompt, offsets, scale) if reply.ok else None
-            columns: dict[str, Any] = {"predicted_activations": values}
-            if not reply.ok:
-                columns |= {"status": "error", "reason": error_reason(reply)}
-            elif values is None:
-                columns |= {"status": "unparsed", "reason": "the reply's tokens do not spell the prompt"}
-            elif all(v is None for v in values):
-                columns |= {"status": "unparsed", "reason": "no number among the alternatives at any slot"}
-            judgements.append(_judgement(window, key, columns))
-        return judgements
-
-    return Plan(requests=requests, read=read)
-
-
-def _likelihood_plan(
-    item: Item, shown: Sequence[Window], evidence: EvidenceKind, context: JudgeContext
-) -> Plan:
-    texts = [context.tokens.texts(window.tokens) for window in shown]
-    plan = EvidencePlan(item.text, texts, evidence)
-
-    def read(replies: Sequence[Reply], keys: Sequence[str]) -> list[Judgement]:
-        judgements = []
-        for i, (window, told) in enumerate(zip(shown, plan.read(replies), strict=True)):
-            if told.values is None:
-                columns: dict[str, Any] = {"status": told.status, "reason": told.reason}
-                judgements.append(_judgement(window, None, columns))
-                continue
-            values = [float(v) for v in np.maximum(plan.on_tokens(i, told.values), 0.0)]
-            key = keys[told.requests[int(np.argmax(told.values))]]
-            judgements.append(_judgement(window, key, {"predicted_activations": values}))
-        return judgements
-
-    return Plan(requests=plan.requests, read=read)
-
-
-def _judgement(window: Window, key: str | None, columns: Mapping[str, Any]) -> Judgement:
-    return Judgement(
-        example=window.example,
-        kind=window.kind,
-        decile=window.decile,
-        request=key,
-        position_in_request=0,
-        **columns,
-    )
+    def _setting(self) -> dict[str, Any]:
+        """What is recorded beside the numbers of how they were made."""
+        config = self.config
+        setting: dict[str, Any] = {"readout": config.readout, "split": config.selection}
+        if config.selection != "random_only":
+            setting["random_kind"] = config.random_kind
+        if config.readout == "likelihood":
+            return setting | {"evidence": config.evidence}
+        setting["prompt_version"] = load_prompt(_PROMPTS[config.readout]).version
+        if config.readout == "json":
+            return setting | {"logprob_source": "none", "n_windows_per_request": 1}
+        if config.readout == "token_by_token":
+            setting["style"] = config.style
+        return setting | {"logprob_source": f"top{config.n_alternatives}"}

@@ -8,11 +8,12 @@ activations. Second half: the activations are put in the order of the latents (s
 from __future__ import annotations
 
 import itertools
+import json
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 
 from autointerp.artifacts import DATASETS, RunDirectory, write_shard
 from autointerp.artifacts.dataset import Dataset, check_shard, shard_path
+from autointerp.artifacts.manifest import write_text_whole
 from autointerp.artifacts.transpose import (
     INTERMEDIATE,
     count_by_latent,
@@ -29,13 +31,18 @@ from autointerp.artifacts.transpose import (
     write_intermediate,
 )
 from autointerp.config import CorpusConfig, RunConfig, digest
-from autointerp.errors import UserError
+from autointerp.errors import CorruptArtifactError, UserError
 from autointerp.progress import Tracker
 from autointerp.stages.step import Step, StepResult
 from autointerp.subject.corpus import CorpusCounts, iter_documents
 from autointerp.subject.tokenise import PackedContext, PackingCounts, Tokenisation, pack_contexts, split_of
 
-VERSION = 1
+if TYPE_CHECKING:
+    from autointerp.subject.dictionary_random import Standardisation
+
+VERSION = 2
+POSITIONS_MEASURED = 8_192
+"""Tokens whose activations say how a random dictionary standardises."""
 MAX_CONTEXTS = 2**32
 
 
@@ -57,7 +64,7 @@ def steps(config: RunConfig) -> list[Step]:
                 "cache": config.cache.result_values(),
             },
             inputs=(),
-            folders=("contexts", "activations", "latents", "vocabulary", "scratch/cache"),
+            folders=("contexts", "activations", "latents", "vocabulary", "standardisation", "scratch/cache"),
             work=work,
             cleanup=lambda run: shutil.rmtree(run.scratch / "cache", ignore_errors=True),
         )
@@ -68,6 +75,7 @@ def cache(config: RunConfig, run: RunDirectory) -> StepResult:
     """Write `contexts`, `activations`, `latents` and `vocabulary`; shards that exist are kept."""
     # Heavy libraries are loaded when work begins, not when the configuration is checked.
     from autointerp.subject.dictionary import open_dictionary
+    from autointerp.subject.dictionary_random import RandomDictionary
     from autointerp.subject.model import open_subject
 
     dictionary = open_dictionary(config.dictionary, config.subject)
@@ -75,6 +83,8 @@ def cache(config: RunConfig, run: RunDirectory) -> StepResult:
     subject.check_hook_points([dictionary.hook_point])
     tokenisation = Tokenisation.resolve(config.cache, dictionary.metadata, subject.tokenizer)
     reader = _Reader(config, subject, dictionary, tokenisation, run)
+    if isinstance(dictionary, RandomDictionary):
+        dictionary.standardise(reader.standardisation())
     n_shards = reader.read()
     counts = count_by_latent(reader.intermediate, dictionary.n_latents)
     if not counts.any():
@@ -149,7 +159,8 @@ class _Reader:
             )
         index = 0
         with Tracker("cache", wanted * size, "tokens") as tracker:
-            for index, packed in enumerate(_chunks(itertools.islice(self._contexts(), wanted), per_shard)):
+            contexts = self._contexts(self.corpus_counts, self.packing_counts)
+            for index, packed in enumerate(_chunks(itertools.islice(contexts, wanted), per_shard)):
                 path = self.run.shard("contexts", index=index)
                 scratch = shard_path(self.intermediate, index)
                 if path.exists() and scratch.exists():
@@ -160,32 +171,70 @@ class _Reader:
                 # The contexts come last: their shard says that the activations are whole too.
                 write_shard(path, _contexts_table(index * per_shard, packed), DATASETS["contexts"])
         if not self.run.dataset("contexts").shards:
-            raise UserError(
-                f"corpus.dataset: {self.config.corpus.dataset!r} holds less than one context of {size} tokens; "
-                "accepted: more text, or a smaller cache.context_size"
-            )
+            raise self._too_short()
         return index + 1
 
-    def _contexts(self) -> Iterator[PackedContext]:
+    def standardisation(self) -> Standardisation:
+        """Mean and deviation of the activations on the run's first contexts, measured once and kept in a file.
+
+        A resumed run reads the file, so that all its shards are encoded alike.
+        """
+        from autointerp.subject.dictionary_random import Standardisation
+
+        path = self.run.root / "standardisation" / "standardisation.json"
+        if path.exists():
+            try:
+                return Standardisation.from_dict(json.loads(path.read_text(encoding="utf-8")))
+            except (OSError, ValueError, KeyError, TypeError) as error:
+                raise CorruptArtifactError(
+                    f"{path}: unreadable ({error}); remove it to measure again"
+                ) from None
+        n = -(-POSITIONS_MEASURED // self.tokenisation.context_size)
+        packed = list(itertools.islice(self._contexts(CorpusCounts(), PackingCounts()), n))
+        if not packed:
+            raise self._too_short()
+        # One context at a time: the numbers shall not depend on the batch size.
+        measured = Standardisation.measure(self._encoder_input(p.tokens[None])[0] for p in packed)
+        write_text_whole(path, json.dumps(measured.to_dict()) + "\n")
+        return measured
+
+    def _too_short(self) -> UserError:
+        return UserError(
+            f"corpus.dataset: {self.config.corpus.dataset!r} holds less than one context of "
+            f"{self.tokenisation.context_size} tokens; accepted: more text, or a smaller cache.context_size"
+        )
+
+    def _contexts(
+        self, corpus_counts: CorpusCounts, packing_counts: PackingCounts
+    ) -> Iterator[PackedContext]:
         def split(text: str) -> str:
             return split_of(text, self.config.seed, self.config.corpus.test_fraction)
 
-        documents = iter_documents(self.config.corpus, self.corpus_counts)
-        return pack_contexts(documents, self.subject.tokenizer, self.tokenisation, split, self.packing_counts)
+        documents = iter_documents(self.config.corpus, corpus_counts)
+        return pack_contexts(documents, self.subject.tokenizer, self.tokenisation, split, packing_counts)
+
+    def _encoder_input(self, tokens: NDArray[np.uint32]) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
+        """Activations [n, d_in] at the unmasked positions of contexts, and each one's row and column."""
+        import torch
+
+        hook = self.dictionary.hook_point
+        row, column = np.nonzero(~self.is_masked(tokens))
+        ids = torch.from_numpy(tokens.astype(np.int64)).to(self.subject.device)
+        with torch.inference_mode():
+            acts = self.subject.activations(ids, [hook])[hook]
+            rows = torch.from_numpy(row).to(acts.device), torch.from_numpy(column).to(acts.device)
+            return acts[rows], row, column
 
     def _read_shard(self, first_context: int, packed: list[Any], scratch: Path, tracker: Tracker) -> None:
         import torch
 
-        hook, per_batch = self.dictionary.hook_point, self.config.cache.contexts_per_batch
+        per_batch = self.config.cache.contexts_per_batch
         columns: dict[str, list[NDArray[Any]]] = {k: [] for k in INTERMEDIATE.schema.names}
         for begin in range(0, len(packed), per_batch):
             tokens = np.stack([p.tokens for p in packed[begin : begin + per_batch]]).astype(np.uint32)
-            row, column = np.nonzero(~self.is_masked(tokens))
-            ids = torch.from_numpy(tokens.astype(np.int64)).to(self.subject.device)
+            acts, row, column = self._encoder_input(tokens)
             with torch.inference_mode():
-                acts = self.subject.activations(ids, [hook])[hook]
-                rows = torch.from_numpy(row).to(acts.device), torch.from_numpy(column).to(acts.device)
-                sparse = self.dictionary.encode(acts[rows])
+                sparse = self.dictionary.encode(acts)
             at = sparse.row.cpu().numpy()
             columns["latent"].append(sparse.latent.cpu().numpy().astype(np.uint32))
             columns["context"].append((first_context + begin + row[at]).astype(np.uint32))
@@ -234,6 +283,7 @@ def _transpose(
 ) -> int:
     """Second half: activations in latent order, and the latents' statistics; the number of shards."""
     from autointerp.subject.logits import top_and_bottom_logits
+    from autointerp.subject.neighbours import nearest_latents
     from autointerp.subject.statistics import StatusRule, latent_statistics
 
     rule = StatusRule(
@@ -241,6 +291,9 @@ def _transpose(
     )
     shards = Dataset(reader.intermediate, INTERMEDIATE).shards
     ranges = plan_ranges(counts, config.cache.rows_per_shard)
+    neighbours = None
+    if not all(run.shard("latents", index=index).exists() for index in range(len(ranges))):
+        neighbours = nearest_latents(reader.dictionary, reader.subject, config.cache.n_neighbours)
     with Tracker("cache: by latent", int(counts.sum()), "activations") as tracker:
         for index, (first, last) in enumerate(ranges):
             n_rows = int(counts[first:last].sum())
@@ -264,7 +317,12 @@ def _transpose(
             top, bottom = top_and_bottom_logits(
                 reader.dictionary, reader.subject, range(first, last), config.cache.n_top_tokens
             )
-            columns |= {"top_logits": top, "bottom_logits": bottom}
+            nothing = pa.nulls(last - first, DATASETS["latents"].schema.field("neighbours").type)
+            columns |= {
+                "top_logits": top,
+                "bottom_logits": bottom,
+                "neighbours": nothing if neighbours is None else neighbours.column(first, last),
+            }
             write_shard(
                 path,
                 pa.table({name: columns[name] for name in DATASETS["latents"].schema.names}),

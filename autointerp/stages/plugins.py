@@ -22,6 +22,8 @@ from autointerp.scorers.base import Scorer, get_scorer
 if TYPE_CHECKING:
     from autointerp.subject.steering import SteeredSubject
 
+NO_EXPLAINER = "none"
+"""Stands for the explainer, and as id of the explanation, in rows of scorers that need none."""
 _LISTS = {"explainers": "explain.explainers", "scorers": "score.scorers"}
 
 
@@ -93,6 +95,8 @@ def build_scorers(config: RunConfig) -> list[ScorerInstance]:
         parsed = parse_table(cls.Config, options, f"scorers.{name}")
         scorer = cls(parsed)
         registry.require(config.models.judge, scorer.requires(), f"scorer {name!r}", "models.judge")
+        if (check := getattr(scorer, "check", None)) is not None:
+            check()
         built.append(
             ScorerInstance(
                 name=name,
@@ -197,6 +201,11 @@ def _check_names(section: str, names: list[str]) -> None:
     for name in names:
         if not name.replace("-", "").replace("_", "").isalnum():
             raise UserError(f"{_LISTS[section]}: seen {name!r}; accepted: letters, digits, - and _")
+        if section == "explainers" and name == NO_EXPLAINER:
+            raise UserError(
+                f"{_LISTS[section]}: seen {name!r}, the name of scores that need no explanation; "
+                "accepted: any other name"
+            )
 
 
 def _check_used(section: str, tables: Mapping[str, Any], names: list[str]) -> None:

@@ -3,20 +3,38 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 import pyarrow.compute as pc
+from numpy.typing import NDArray
 
-from autointerp.artifacts import DATASETS, RunDirectory, write_shard
-from autointerp.artifacts.dataset import check_shard, read_shard
+from autointerp.artifacts import DATASETS, RunDirectory
+from autointerp.artifacts.dataset import ShardWriter, check_shard, read_shard
 from autointerp.config import RunConfig
 from autointerp.errors import UserError
 from autointerp.progress import Tracker
-from autointerp.sampling.examples import Corpus, latents_of, sample_latent
+from autointerp.sampling.examples import (
+    KINDS,
+    SPLITS,
+    Corpus,
+    LatentActivations,
+    Pools,
+    Stream,
+    latents_of,
+    n_asked,
+    sample_latents,
+)
+from autointerp.sampling.places import sample_places
+from autointerp.sampling.similar import SimilarTiles
 from autointerp.stages.step import Step, StepResult
 
-VERSION = 1
+VERSION = 2
+_LEAST_PLACES, _PLACES_PER_WINDOW = 16, 8
+"""Activations kept of each latent for its neighbours' sake: at least so many, and so many per window asked."""
+_LATENTS_PER_BLOCK, _ROWS_PER_BLOCK = 128, 1_000_000
+"""Latents drawn together, and activations of theirs at most: bounds the memory beside a shard's own."""
 
 
 def steps(config: RunConfig) -> list[Step]:
@@ -51,29 +69,77 @@ def sample(config: RunConfig, run: RunDirectory) -> StepResult:
                 f"corpus.test_fraction: no {split} document among the {len(corpus.tokens)} cached contexts; "
                 "cache more tokens or choose a fraction nearer to 0.5"
             )
-    spec = DATASETS["examples"]
     shards = run.dataset("activations").shards
     n_latents = run.dataset("latents").n_rows
+    pools = Pools()
+    if not all(run.shard("examples", index=index).exists() for index in range(len(shards))):
+        pools = build_pools(config, run, corpus)
     with Tracker("sample", n_latents, "latents") as tracker:
         for index, activations in enumerate(shards):
-            path = run.shard("examples", index=index)
             # Shard k of `latents` lists the latents whose activations lie in shard k of `activations`.
-            n_in_shard = check_shard(run.shard("latents", index=index), DATASETS["latents"])
-            if path.exists():
+            latents = run.shard("latents", index=index)
+            n_in_shard = check_shard(latents, DATASETS["latents"])
+            if run.shard("examples", index=index).exists():
                 tracker.skip(n_in_shard)
                 continue
-            parts = [spec.schema.empty_table()]
-            for acts in latents_of(read_shard(activations, DATASETS["activations"])):
-                parts.append(sample_latent(acts, corpus, config.sample, config.seed).cast(spec.schema))
-                tracker.advance()
-            tracker.advance(n_in_shard - (len(parts) - 1))
-            write_shard(path, pa.concat_tables(parts), spec)
+            with ShardWriter(run.shard("examples", index=index), DATASETS["examples"]) as writer:
+                for block, nearest in _blocks(activations, latents):
+                    writer.write(
+                        sample_latents(
+                            block,
+                            nearest,
+                            corpus=corpus,
+                            config=config.sample,
+                            seed=config.seed,
+                            pools=pools,
+                        )
+                    )
+                    tracker.advance(len(block))
+                    n_in_shard -= len(block)
+            tracker.advance(n_in_shard)
     dataset = run.dataset("examples")
     return StepResult(
         n_shards={"examples": len(shards)},
         n_rows={"examples": dataset.n_rows},
         counts=_counts(run, config),
     )
+
+
+def build_pools(config: RunConfig, run: RunDirectory, corpus: Corpus) -> Pools:
+    """What windows of the kinds `neighbour` and `similar` are chosen from, in one pass over `activations`.
+
+    Its memory is set by the number of latents and by `sample.similar_pool`, not by the activations.
+    """
+    places, similar = {}, {}
+    k = config.cache.n_neighbours
+    for split in SPLITS:
+        n = n_asked(config.sample, split, "neighbour")
+        if n and k and has_neighbours(run):
+            tables = run.dataset("activations").iter_shards(columns=["latent", "context", "position"])
+            places[split] = sample_places(
+                tables,
+                n_latents=run.dataset("latents").n_rows,
+                contexts_kept=corpus.is_test == (split == "test"),
+                context_size=corpus.context_size,
+                # Many of a neighbour's places lie beside activations of the latent itself.
+                most=max(_LEAST_PLACES, -(-_PLACES_PER_WINDOW * n // k)),
+                seed=config.seed,
+            )
+        if n_asked(config.sample, split, "similar"):
+            similar[split] = SimilarTiles.draw(
+                corpus.tokens,
+                corpus.contexts_of(split),
+                n=config.sample.similar_pool,
+                window=config.sample.window_tokens,
+                rng=Stream.SIMILAR_POOL.generator(config.seed, split),
+            )
+    return Pools(places=places, similar=similar)
+
+
+def has_neighbours(run: RunDirectory) -> bool:
+    """Whether any latent has nearest latents (the dictionary has a decoder and they were asked for)."""
+    tables = run.dataset("latents").iter_shards(columns=["neighbours"])
+    return any(table.column("neighbours").null_count < table.num_rows for table in tables)
 
 
 def read_corpus(run: RunDirectory) -> Corpus:
@@ -86,31 +152,62 @@ def read_corpus(run: RunDirectory) -> Corpus:
     return Corpus(tokens=np.concatenate(tokens), is_test=np.concatenate(is_test))
 
 
+def _blocks(activations: Path, latents: Path) -> Iterator[tuple[list[LatentActivations], NDArray[np.int64]]]:
+    """A shard's latents, some at a time, and their nearest latents [n, k], -1 for none."""
+    table = read_shard(latents, DATASETS["latents"], ["latent", "neighbours"])
+    first = table.column("latent")[0].as_py()
+    lists = table.column("neighbours").combine_chunks()
+    sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
+    nearest = np.full((len(sizes), max(sizes.max(initial=0), 1)), -1, dtype=np.int64)
+    nearest[np.arange(nearest.shape[1]) < sizes[:, None]] = lists.flatten().field("latent").to_numpy()
+    block: list[LatentActivations] = []
+    n_held = 0
+    for acts in latents_of(read_shard(activations, DATASETS["activations"])):
+        if block and (len(block) == _LATENTS_PER_BLOCK or n_held + len(acts.context) > _ROWS_PER_BLOCK):
+            yield block, nearest[[one.latent - first for one in block]]
+            block, n_held = [], 0
+        block.append(acts)
+        n_held += len(acts.context)
+    if block:
+        yield block, nearest[[one.latent - first for one in block]]
+
+
 def _counts(run: RunDirectory, config: RunConfig) -> dict[str, object]:
     """Windows by split and kind, and latents with fewer windows than asked."""
     windows: Counter[str] = Counter()
     short: Counter[str] = Counter()
     asked = {
-        "train activating": config.sample.n_train,
-        "train random": config.sample.n_train_random,
-        "test activating": config.sample.n_test,
-        "test random": config.sample.n_test_random,
+        f"{split} {kind}": n
+        for split in SPLITS
+        for kind in KINDS
+        if (n := n_asked(config.sample, split, kind)) or kind in ("activating", "random")
     }
     n_with_windows: Counter[str] = Counter()
     n_active = 0
     for table in run.dataset("examples").iter_shards(columns=["latent", "split", "kind"]):
         grouped = table.group_by(["latent", "split", "kind"]).aggregate([([], "count_all")])
-        n_active += len(set(grouped.column("latent").to_pylist()))
+        n_active += pc.count_distinct(grouped.column("latent")).as_py()
         for row in grouped.to_pylist():
             name = f"{row['split']} {row['kind']}"
             windows[name] += row["count_all"]
             n_with_windows[name] += 1
             if row["count_all"] < asked[name]:
                 short[name] += 1
-    return {
+    counts: dict[str, object] = {
         "windows": {name: windows[name] for name in asked},
         "latents_with_windows": n_active,
         "latents_with_fewer_than_asked": {
-            name: short[name] + (n_active - n_with_windows[name]) * (asked[name] > 0) for name in asked
+            name: short[name] + (n_active - n_with_windows[name]) * (n > 0) for name, n in asked.items()
         },
     }
+    if any(n_asked(config.sample, split, "neighbour") for split in SPLITS):
+        counts["neighbours"] = _why_neighbours(run, config)
+    return counts
+
+
+def _why_neighbours(run: RunDirectory, config: RunConfig) -> str:
+    if config.cache.n_neighbours == 0:
+        return "none drawn: cache.n_neighbours is 0"
+    if not has_neighbours(run):
+        return "none drawn: the dictionary has no decoder directions"
+    return f"the {config.cache.n_neighbours} nearest by cosine of decoder directions"

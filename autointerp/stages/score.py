@@ -13,14 +13,19 @@ from autointerp.artifacts.schemas import table_of
 from autointerp.config import RunConfig
 from autointerp.llm.client import StoredModel
 from autointerp.scorers.base import Item, JudgeContext, Judged
-from autointerp.stages.plugins import Models, ScorerInstance, ShardProgress, build_explainers, build_scorers
+from autointerp.stages.plugins import (
+    NO_EXPLAINER,
+    Models,
+    ScorerInstance,
+    ShardProgress,
+    build_explainers,
+    build_scorers,
+)
 from autointerp.stages.selection import read_records, read_vocabulary, select_latents
 from autointerp.stages.step import Step, StepResult
 
 VERSION = 1
 UNEXPLAINED = "unexplained"
-NO_EXPLAINER = "none"
-"""Stands for the explainer, and as id of the explanation, in rows of scorers that need none."""
 
 
 def steps(config: RunConfig, models: Models) -> list[Step]:

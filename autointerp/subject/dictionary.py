@@ -84,6 +84,10 @@ def open_dictionary(config: DictionaryConfig, subject: SubjectConfig) -> Diction
         from autointerp.subject.dictionary_neurons import NeuronDictionary
 
         return NeuronDictionary.open(config, subject)
+    if config.source == "random":
+        from autointerp.subject.dictionary_random import RandomDictionary
+
+        return RandomDictionary.open(config, subject)
     from autointerp.subject.dictionary_object import ObjectDictionary
 
     return ObjectDictionary.open(config, subject)

@@ -45,7 +45,7 @@ class NeuronDictionary:
         model = load_model_config(
             subject.model, subject.revision, trust_remote_code=subject.trust_remote_code
         ).get_text_config()
-        return cls(hook_point, _mlp_width(model), config.top_k)
+        return cls(hook_point, mlp_width(model), config.top_k)
 
     @property
     def identity(self) -> str:
@@ -69,7 +69,8 @@ class NeuronDictionary:
         return SparseLatents.from_top_k(indices, values)
 
 
-def _mlp_width(config: Any) -> int:
+def mlp_width(config: Any) -> int:
+    """Neurons of one MLP, by a model's configuration. Raises `UserError` if it does not say."""
     for name in ("intermediate_size", "n_inner", "ffn_dim", "ffn_hidden_size"):
         if isinstance(width := getattr(config, name, None), int):
             return width

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from typing import Any, Protocol
 
 import torch
@@ -43,6 +44,11 @@ class SubjectModel(Protocol):
         ...
 
     @property
+    def layout(self) -> Layout:
+        """Where the model keeps its parts; the modules are those that run, in either backend."""
+        ...
+
+    @property
     def n_layers(self) -> int:
         """Number of blocks."""
         ...
@@ -65,11 +71,30 @@ class SubjectModel(Protocol):
         """Raises `UserError` for a name that is no hook point of this model."""
         ...
 
+    def check_tokens(self, tokens: Tensor) -> None:
+        """Raises `UserError` for contexts [batch, position] longer than the model's positions."""
+        ...
+
     def activations(self, tokens: Tensor, hook_points: Sequence[str]) -> dict[str, Tensor]:
         """Activations [batch, position, width] at each hook point, in the model's dtype.
 
         `tokens` are ids [batch, position] on `device`. The model runs no further than the deepest
         hook point asked for. Raises `UserError` for contexts longer than the model's positions.
+        """
+        ...
+
+    def logits(self, tokens: Tensor, past: Any = None) -> Tensor:
+        """Next-token logits [batch, position, n_vocabulary (and its padding)], no gradients kept.
+
+        `past` is a `transformers` cache of the tokens before these, to which these are added.
+        """
+        ...
+
+    def editing(self, hook_point: str, edit: Callable[[Tensor], Tensor]) -> AbstractContextManager[None]:
+        """While open, passes of `logits` go on with `edit` of the activations at a hook point.
+
+        `edit` is given them as the model has them (heads may stand apart) and returns the same shape.
+        For the hook points that `decoder_writes_to_residual` allows.
         """
         ...
 

@@ -65,6 +65,36 @@ class HuggingFaceSubject(LayoutSubject):
         self.check_tokens(tokens)
         return self._read(tokens, {name: self._taps[name] for name in hook_points})
 
+    def logits(self, tokens: Tensor, past: Any = None) -> Tensor:
+        """Next-token logits [batch, position, n_vocabulary]; see `SubjectModel`."""
+        with torch.no_grad():
+            output = self.model(input_ids=tokens, past_key_values=past, use_cache=past is not None)
+        logits: Tensor = output.logits
+        return logits
+
+    @contextlib.contextmanager
+    def editing(self, hook_point: str, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """While open, passes go on with `edit` of the activations at a hook point; see `SubjectModel`."""
+
+        def before(module: nn.Module, args: tuple[Any, ...], keywords: dict[str, Any]) -> Any:
+            if args:
+                return (edit(args[0]), *args[1:]), keywords
+            return args, {**keywords, "hidden_states": edit(keywords["hidden_states"])}
+
+        def after(module: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
+            return (edit(output[0]), *output[1:]) if isinstance(output, tuple) else edit(output)
+
+        tap = self._taps[hook_point]
+        assert tap.transform is None, f"{hook_point!r} is computed beside the model"
+        if tap.side == "input":
+            handle = tap.module.register_forward_pre_hook(before, with_kwargs=True)
+        else:
+            handle = tap.module.register_forward_hook(after)
+        try:
+            yield
+        finally:
+            handle.remove()
+
     def _read(self, tokens: Tensor, wanted: Mapping[str, Tap]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         with torch.no_grad(), _hooks(wanted, found), contextlib.suppress(_Done):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import torch
@@ -92,6 +92,23 @@ class TransformerLensSubject(LayoutSubject):
         self.check_hook_points(hook_points)
         self.check_tokens(tokens)
         return self._read(tokens, hook_points)
+
+    def logits(self, tokens: Tensor, past: Any = None) -> Tensor:
+        """Next-token logits [batch, position, n_vocabulary]; see `SubjectModel`."""
+        with torch.no_grad():
+            options = {"past_key_values": past, "use_cache": past is not None}
+            logits: Tensor = self.model(tokens, return_type="logits", **options)
+        return logits
+
+    @contextlib.contextmanager
+    def editing(self, hook_point: str, edit: Callable[[Tensor], Tensor]) -> Iterator[None]:
+        """While open, passes go on with `edit` of the activations at a hook point; see `SubjectModel`."""
+
+        def changed(value: Any, hook: Any) -> Any:
+            return (edit(value[0]), *value[1:]) if isinstance(value, tuple) else edit(value)
+
+        with self.model.hooks(fwd_hooks=[(_their_name(hook_point), changed)]):
+            yield
 
     def _read(self, tokens: Tensor, hook_points: Sequence[str]) -> dict[str, Tensor]:
         """Activations at those of the hook points that fire."""

@@ -88,7 +88,10 @@ class Tokenisation:
                 )
             decided["bos_id"] = "the tokenizer has neither BOS nor EOS"
             prepend = False
-        if "sequence_separator_token" in metadata:
+        if cache.separator is not None:
+            decided["separator_id"] = "cache.separator"
+            separator = None if cache.separator == "none" else cache.separator
+        elif "sequence_separator_token" in metadata:
             decided["separator_id"] = "the dictionary"
             separator = metadata["sequence_separator_token"]
         else:

@@ -1,7 +1,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import fields
+from dataclasses import fields, replace
 
 import pytest
 
@@ -10,6 +10,7 @@ from autointerp.llm.types import Capability, ErrorKind, Reply, Request
 from autointerp.scorers import load_all
 from autointerp.scorers.base import SCORERS, Judged, get_scorer
 from autointerp.scorers.detection import Detection, DetectionConfig
+from autointerp.scorers.fuzzing import Fuzzing, FuzzingConfig
 from tests.scorers import fakes
 
 READOUTS = ["json", "logprob", "likelihood"]
@@ -147,6 +148,27 @@ def test_caps_keep_strength_and_kinds_spread() -> None:
     assert [j.decile for j in activating] == sorted(j.decile or 0 for j in activating)
     assert {j.decile for j in activating} >= {1, 10}
     assert sorted(j.kind for j in judged.judgements if not j.label) == ["random"] * 2 + ["similar"] * 2
+
+
+@pytest.mark.parametrize("kinds", [["random"], ["neighbour", "similar"]])
+def test_negatives_of_the_kinds_asked_for(kinds: list[str]) -> None:
+    given = fakes.item()
+    windows = [
+        replace(w, kind="neighbour") if w.example % 4 == 0 and not w.activating else w
+        for w in given.record.windows
+    ]
+    given = replace(given, record=replace(given.record, windows=tuple(windows)))
+    model = fakes.Judge(fakes.perfect)
+    config = DetectionConfig(negatives=kinds)  # type: ignore[arg-type]
+    (judged,) = Detection(config).judge([given], fakes.context(model))
+    assert {j.kind for j in judged.judgements if not j.label} == set(kinds)
+    by_kind = judged.score["specificity_by_kind"]
+    assert {kind for kind, value in by_kind.items() if value is not None} == set(kinds)
+    (judged,) = Detection(DetectionConfig()).judge([given], fakes.context(model))
+    assert {j.kind for j in judged.judgements if not j.label} == {"random", "similar", "neighbour"}
+    fuzzing = Fuzzing(FuzzingConfig(negatives=kinds, n_silent=6))  # type: ignore[arg-type]
+    (judged,) = fuzzing.judge([given], fakes.context(model))
+    assert {j.kind for j in judged.judgements if not j.label} == {*kinds, "mismarked"}
 
 
 def test_capabilities_by_readout() -> None:

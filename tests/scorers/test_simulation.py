@@ -40,7 +40,7 @@ def test_expected_value_is_the_published_one() -> None:
 
 
 def test_score_is_the_published_formula_on_fixed_numbers() -> None:
-    """`ev_correlation`: corrcoef over the concatenation of all sequences, zeros where no number came."""
+    """corrcoef over the concatenation of all sequences; zeros where no number came stand in `details`."""
     windows = (
         fakes.window(0, ["cat", "the", "dog"], "activating", [4.0, 0.0, 2.0], 10),
         fakes.window(1, ["red", "of", "house"], "random", [0.0, 0.0, 0.0]),
@@ -69,13 +69,18 @@ def test_score_is_the_published_formula_on_fixed_numbers() -> None:
     (judged,) = Simulation(SimulationConfig()).judge([item], fakes.context(fakes.Judge(answer)))
     true = [4.0, 0.0, 2.0, 0.0, 0.0, 0.0]
     simulated = [published_ev(tops[w]) for w in ("cat", "the", "dog", "red", "of", "house")]
-    assert judged.score["ev_correlation"] == pytest.approx(np.corrcoef(true, simulated)[0, 1])
+    r, p = np.array(true), np.array(simulated)
+    assert judged.details["ev_correlation_unread_as_zero"] == pytest.approx(np.corrcoef(r, p)[0, 1])
+    r, p = np.delete(r, 4), np.delete(p, 4)
+    assert judged.score["ev_correlation"] == pytest.approx(np.corrcoef(r, p)[0, 1])
     assert judged.score["value"] == judged.score["ev_correlation"]
     assert judged.score["coverage"] == pytest.approx(5 / 6)
-    assert judged.score["n_tokens"] == 6
+    assert judged.score["n_tokens"] == 5
     assert judged.details["n_slots_unread"] == 1
-    r, p = np.array(true), np.array(simulated)
-    assert judged.details["rsquared_uncentred"] == pytest.approx(1 - np.mean((r - p) ** 2) / np.mean(r**2))
+    assert judged.details["rsquared"] == pytest.approx(1 - np.mean((r - p) ** 2) / np.mean(r**2))
+    assert judged.details["absolute_dev_explained"] == pytest.approx(
+        1 - np.mean(np.abs(r - p)) / np.mean(np.abs(r))
+    )
     assert judged.details["mean_window_correlation"] == pytest.approx(
         np.corrcoef(true[:3], simulated[:3])[0, 1]
     )
@@ -95,7 +100,7 @@ def test_a_judge_that_knows_correlates(readout: str, hostile: bool) -> None:
     assert score["n_examples"] == 20
     assert score["coverage"] == 1.0
     assert score["activation_scale"] == (10 if readout == "prompt_logprobs" else None)
-    assert judged.details["n_activating"] == judged.details["n_silent"] == 10
+    assert judged.details["n_activating"] == judged.details["n_random"] == 10
     assert {j.kind for j in judged.judgements} == {"activating", "random"}
     assert all(len(j.predicted_activations or ()) == 12 for j in judged.judgements)
 
@@ -138,6 +143,13 @@ def test_too_few_numbers_keeps_the_published_number_but_fails() -> None:
     assert "could be read" in judged.score["reason"]
 
 
+def test_no_interval_from_a_few_active_windows() -> None:
+    few, enough = (judge_one(fakes.simulator(), SimulationConfig(n_windows=n)).score for n in (4, 5))
+    assert few["value"] is not None
+    assert few["ci_low"] is few["ci_high"] is None
+    assert enough["ci_low"] < enough["value"] < enough["ci_high"]
+
+
 def test_failed_requests_leave_their_windows_out() -> None:
     judged = judge_one(fakes.failing_every(3, fakes.simulator()))
     assert 0 < judged.score["n_error"] < 20
@@ -155,7 +167,7 @@ def test_constant_activations_and_missing_windows_are_undefined() -> None:
     )
     (judged,) = Simulation(SimulationConfig()).judge([item], fakes.context(fakes.Judge(fakes.simulator())))
     assert judged.score["value"] is None
-    assert "are both needed" in judged.score["reason"]
+    assert "needs both activating and random ones" in judged.score["reason"]
 
 
 @pytest.mark.parametrize("readout", ["prompt_logprobs", "likelihood"])

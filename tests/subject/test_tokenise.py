@@ -167,3 +167,12 @@ def test_contexts_are_told_the_document_of_their_first_token():
     assert contexts[-1].document == 2
     assert [c.document for c in contexts] == sorted(c.document for c in contexts)
     assert sum(c.document == 0 for c in contexts) == -(-lengths[0] // 7)
+
+
+@pytest.mark.parametrize(("setting", "expected"), [("none", None), ("eos", TOKENIZER.eos_token_id)])
+def test_the_separator_may_be_set(setting, expected):
+    recipe = Tokenisation.resolve(
+        CacheConfig(separator=setting, prepend_bos=False), {"sequence_separator_token": "bos"}, TOKENIZER
+    )
+    assert recipe.separator_id == expected
+    assert recipe.decided["separator_id"] == "cache.separator"
