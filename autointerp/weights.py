@@ -21,6 +21,7 @@ import copy
 import hashlib
 import json
 import logging
+import math
 import os
 import re
 import shutil
@@ -186,6 +187,35 @@ def fingerprint(name: str, revision: str | None = None) -> str:
         return f"local:{hash_files(files)}"
     commit = getattr(load_model_config(name, revision), "_commit_hash", None)
     return f"hub:{name}@{revision or 'main'}#{commit or 'unknown'}"
+
+
+def parameter_count(name: str) -> int | None:
+    """Number of parameters of local weights, from the headers of their files; None for a hub name.
+
+    Tied matrices count once, as they lie in the files. Raises `UserError` for a name of nothing.
+    """
+    path = _local_path(name)
+    if path is None:
+        return None
+    if path.is_dir():
+        files = sorted(path.glob("*.safetensors"))
+        return sum(math.prod(shape) for file in files for shape in _safetensors_shapes(file)) or None
+    try:
+        from gguf import GGUFReader
+
+        return sum(int(tensor.n_elements) for tensor in GGUFReader(path).tensors)
+    except (ImportError, ValueError, OSError):
+        return None
+
+
+def _safetensors_shapes(file: Path) -> list[list[int]]:
+    from safetensors import SafetensorError, safe_open
+
+    try:
+        with safe_open(file, framework="numpy") as opened:
+            return [opened.get_slice(name).get_shape() for name in opened.keys()]  # noqa: SIM118
+    except (SafetensorError, OSError):
+        return []
 
 
 def _local_path(name: str) -> Path | None:

@@ -8,6 +8,7 @@ import pytest
 
 from autointerp.config import load_config
 from autointerp.engine.pipeline import all_steps
+from autointerp.errors import UserError
 from autointerp.stages.plugins import Models
 
 RECIPES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
@@ -25,3 +26,20 @@ def test_recipe(path, monkeypatch):
 def test_names_are_distinct():
     names = [load_config(path).name for path in RECIPES]
     assert len(set(names)) == len(names) >= 4
+
+
+def test_a_judge_too_small_for_questions_is_told_at_start(monkeypatch, caplog):
+    monkeypatch.chdir(RECIPES[0].parent.parent)
+    for readout, said in (("json", True), ("likelihood", False)):
+        caplog.clear()
+        overrides = ['score.scorers=["detection"]', f'scorers={{detection={{readout="{readout}"}}}}']
+        config = load_config("pipelines/demo.toml", overrides)
+        all_steps(config, Models(config))
+        assert ("has 135 million parameters" in caplog.text) is said
+
+
+def test_an_explainer_cannot_take_the_name_of_none(monkeypatch):
+    monkeypatch.chdir(RECIPES[0].parent.parent)
+    config = load_config("pipelines/demo.toml", ['explain.explainers=["none"]'])
+    with pytest.raises(UserError, match="accepted: any other name"):
+        all_steps(config, Models(config))

@@ -105,6 +105,14 @@ def test_hub_names_pass_through_unasked() -> None:
     assert weights.resolve("gpt2") == "gpt2"
 
 
+def test_parameters_are_counted_from_headers(tiny_folder: Path, tiny_package: str) -> None:
+    model, _ = weights.load_causal_lm(str(tiny_folder))
+    assert weights.parameter_count(str(tiny_folder)) == sum(p.numel() for p in model.parameters())
+    assert weights.parameter_count("openai-community/gpt2") is None
+    with pytest.raises(UserError):
+        weights.parameter_count(str(tiny_folder / "nothing.gguf"))
+
+
 def test_the_cache_folder_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("AUTOINTERP_CACHE", str(tmp_path))
     assert weights.cache_folder() == tmp_path

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -16,14 +17,20 @@ from autointerp.explainers.base import Explainer, get_explainer
 from autointerp.llm import registry
 from autointerp.llm.client import ModelStats, StoredModel
 from autointerp.llm.store import ReplyStore
+from autointerp.llm.types import Capability
 from autointerp.progress import Tracker
 from autointerp.scorers.base import Scorer, get_scorer
+from autointerp.weights import parameter_count
 
 if TYPE_CHECKING:
     from autointerp.subject.steering import SteeredSubject
 
+log = logging.getLogger(__name__)
+
 NO_EXPLAINER = "none"
 """Stands for the explainer, and as id of the explanation, in rows of scorers that need none."""
+ABLE_PARAMETERS = 700_000_000
+"""Judges with fewer parameters answer questions at chance (SmolLM2-135M does; a 1.5B model does not)."""
 _LISTS = {"explainers": "explain.explainers", "scorers": "score.scorers"}
 
 
@@ -97,6 +104,7 @@ def build_scorers(config: RunConfig) -> list[ScorerInstance]:
         registry.require(config.models.judge, scorer.requires(), f"scorer {name!r}", "models.judge")
         if (check := getattr(scorer, "check", None)) is not None:
             check()
+        _warn_of_small_judge(config, name, scorer)
         built.append(
             ScorerInstance(
                 name=name,
@@ -192,6 +200,23 @@ class Models:
         for backend in self._backends.values():
             backend.close()
         self._stores, self._backends, self._subject = [], {}, None
+
+
+def _warn_of_small_judge(config: RunConfig, name: str, scorer: Scorer) -> None:
+    """Say at start that a judge is too small for the questions a scorer asks (its numbers would be chance)."""
+    asks = scorer.requires() & {Capability.GENERATE, Capability.PROMPT_LOGPROBS}
+    table = config.models.judge
+    if not asks or table.get("backend") != "local":
+        return
+    size = parameter_count(str(table["model"]))
+    if size is not None and size < ABLE_PARAMETERS:
+        log.warning(
+            "scorer %r asks its judge questions, and models.judge.model %r has %d million parameters: too few to "
+            "answer them better than chance; use readout 'likelihood' or a larger judge",
+            name,
+            table["model"],
+            round(size / 1e6),
+        )
 
 
 def _check_names(section: str, names: list[str]) -> None:

@@ -155,14 +155,16 @@ def test_prefixes_come_from_the_model_unless_given(model: str, tmp_path: Path) -
 
     assert details(model) == ("", "")
     assert details(model, query_prefix="red ", window_prefix="of ") == ("red ", "of ")
-    own = tmp_path / "own"
-    shutil.copytree(model, own)
-    settings = own / "config_sentence_transformers.json"
-    settings.write_text(json.dumps({"prompts": {"query": "query: ", "passage": "passage: "}}))
-    assert details(own) == ("query: ", "passage: ")
-    settings.write_text(json.dumps({"prompts": {"query": "Instruct: Answer.\nQuery: "}}))
-    assert details(own) == (INSTRUCTION, "")
-    assert details(own, query_prefix="") == ("", "")
+
+    def saying(prompts: dict[str, str]) -> Path:
+        folder = tmp_path / str(len(list(tmp_path.iterdir())))
+        shutil.copytree(model, folder)
+        (folder / "config_sentence_transformers.json").write_text(json.dumps({"prompts": prompts}))
+        return folder
+
+    assert details(saying({"query": "query: ", "passage": "passage: "})) == ("query: ", "passage: ")
+    assert details(saying({"query": "Instruct: Answer.\nQuery: "})) == (INSTRUCTION, "")
+    assert details(saying({"query": "Instruct: Answer.\nQuery: "}), query_prefix="") == ("", "")
 
 
 def test_a_missing_library_is_told_before_any_work(model: str, monkeypatch: pytest.MonkeyPatch) -> None:
