@@ -40,7 +40,7 @@ SMALL: dict[str, dict[str, Any]] = {
     "simulation": {"readout": "likelihood"},
     "embedding": {},
     "surprisal": {},
-    "intervention": {},
+    "intervention": {"readout": "likelihood"},
 }
 """Scorers a model without instruction following can serve."""
 CAPABLE: dict[str, dict[str, Any]] = {
@@ -66,7 +66,14 @@ def configuration(arguments: argparse.Namespace, folder: Path) -> RunConfig:
     if arguments.scorers:
         scorers = {name: scorers[name] for name in arguments.scorers.split(",")}
     half = arguments.windows // 2
-    sizes = {"detection": {"n_activating": half, "n_silent": half}, "fuzzing": {"n_activating": 2 * half}}
+    both = {"n_activating": half, "n_silent": half}
+    sizes = {
+        "detection": both,
+        "fuzzing": {"n_activating": 2 * half},
+        "simulation": {"n_windows": half},
+        "embedding": both,
+        "surprisal": both,
+    }
     scorers = {n: {**sizes.get(o.get("scorer", n), {}), **o} for n, o in scorers.items()}
     return parse_table(
         RunConfig,

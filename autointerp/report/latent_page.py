@@ -145,7 +145,7 @@ def _latent_page(
     latent = s["latent"]
     windows = [Window.from_row(row) for row in rows["examples"]]
     labels = _labels(rows["explanations"], rows["scores"], run.config.explain.explainers, scorers)
-    judges, decisions = _decisions(rows["judgements"], scorers)
+    judges, decisions = _decisions(rows["judgements"], scorers, {w.example: w.kind for w in windows})
     own = [row for row in rows["scores"] if row["explanation"] == NO_EXPLAINER]
     own_scores = [_score(next((r for r in own if r["scorer"] == scorer), None)) for scorer in scorers]
     peak = s["max_activation"] or 0.0
@@ -283,9 +283,19 @@ def _score(row: dict[str, Any] | None) -> Score | None:
 
 
 def _decisions(
-    judgements: list[dict[str, Any]], scorers: Sequence[str]
+    judgements: list[dict[str, Any]], scorers: Sequence[str], kinds: Mapping[int, str]
 ) -> tuple[list[str], list[dict[int, tuple[str, str]]]]:
-    """Names of the judges of real explanations, and for each its decision by window."""
+    """Names of the judges of real explanations, and for each its decision by window.
+
+    `kinds` are the windows' kinds. A scorer whose items are not the windows themselves (it judges what
+    an intervention does, say) is left out.
+    """
+    elsewhere = {
+        row["scorer"]
+        for row in judgements
+        if row["kind"] not in ("mismarked", kinds.get(row["example"], row["kind"]))
+    }
+    judgements = [row for row in judgements if row["scorer"] not in elsewhere]
     found: dict[tuple[int, str, str], dict[int, tuple[str, str]]] = {}
     for row in judgements:
         explainer = row["explanation"].rsplit("/", 1)[0]
