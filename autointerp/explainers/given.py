@@ -8,6 +8,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, ClassVar
 
+from autointerp.config import not_a_result
 from autointerp.errors import UserError
 from autointerp.explainers.base import ExplainContext, ExplainerConfig, Explanation, explainer
 from autointerp.llm.types import Capability
@@ -19,7 +20,7 @@ _KINDS = (".jsonl", ".csv", ".parquet")
 class GivenConfig(ExplainerConfig):
     """`[explainers.NAME]` with `explainer = "given"`."""
 
-    path: str
+    path: str = not_a_result(...)
     """A JSONL, CSV or Parquet file with a row per label."""
     latent_column: str = "latent"
     """Column of the latent's index."""

@@ -91,7 +91,8 @@ class Scorer(Protocol):
     # Two more class attributes are read where a scorer has them, and false where it has not:
     # `explanation_free`, that judges the latent itself: it is run once per latent, with an empty
     # text, and its rows stand under the explainer `none`; and `needs_subject`, which is given
-    # `JudgeContext.subject`.
+    # `JudgeContext.subject`. And a method `check()`, where there is one, is called before any work: it
+    # raises `UserError` if a library or a model of the scorer's own is missing.
 
     def __init__(self, config: Any) -> None: ...
 

@@ -8,7 +8,6 @@ is one.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any
 
 from pydantic import Field
@@ -46,8 +45,5 @@ def graded_windows(item: Item, config: GradedConfig, context: JudgeContext) -> l
 
 
 def graded(item: Item, judgements: Sequence[Judgement], usage: Usage, details: Mapping[str, Any]) -> Judged:
-    """The `Judged` of grades: AUROC. Where nothing is predicted, no accuracy is claimed, the worst case's neither."""
-    judged = classified(item, judgements, "auroc", usage, details)
-    if any(j.prediction is not None for j in judgements):
-        return judged
-    return replace(judged, score={**judged.score, "worst_case_accuracy": None})
+    """The `Judged` of grades: AUROC, and no accuracy where nothing is predicted."""
+    return classified(item, judgements, "auroc", usage, details)

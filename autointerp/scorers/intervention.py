@@ -16,8 +16,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, ClassVar
 
 import numpy as np
-from scipy.optimize import brentq
-from scipy.stats import norm
 
 from autointerp.llm.types import Capability, Reply, Request, Usage
 from autointerp.sampling.windows import TokenTable, defuse
@@ -33,7 +31,7 @@ from autointerp.scorers.intervention_effects import (
     latent_effects,
     readable_tokens,
 )
-from autointerp.scorers.metrics import CONFIDENCE, Interval, balanced_accuracy, mean_interval
+from autointerp.scorers.metrics import Interval, auroc_interval, balanced_accuracy, mean_interval
 from autointerp.scorers.prompting import load_prompt, one_line, quoted
 
 if TYPE_CHECKING:
@@ -440,24 +438,6 @@ def _failure(reply: Reply) -> dict[str, Any] | None:
     if not reply.tokens or any(token.logprob is None for token in reply.tokens):
         return {"status": "unparsed", "reason": "the reply has no log-probabilities"}
     return None
-
-
-def auroc_interval(area: float, n_positive: int, n_negative: int) -> Interval:
-    """Newcombe's interval of an AUROC (see `metrics.auroc`) for so many independent draws.
-
-    For draws that come in clusters, `n_*` are the clusters: right if those of one cluster all agree,
-    else too wide, never too narrow.
-    """
-    z2 = float(norm.ppf(0.5 + CONFIDENCE / 2)) ** 2
-
-    def excess(t: float) -> float:
-        more = (n_positive + n_negative) / 2 - 1
-        spread = 1 + more * ((1 - t) / (2 - t) + t / (1 + t))
-        return (area - t) ** 2 - z2 * t * (1 - t) / (n_positive * n_negative) * spread
-
-    low = 0.0 if area <= 0 else float(brentq(excess, 0.0, min(area, 1 - 1e-9)))
-    high = 1.0 if area >= 1 else float(brentq(excess, max(area, 1e-9), 1.0))
-    return Interval(area, low, high)
 
 
 def _described(direction: Direction, evidence: float | None, tokens: TokenTable) -> dict[str, Any]:

@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 
 from autointerp.llm.types import TokenLogprob
-from autointerp.scorers.parsing import _objects, without_reasoning
+from autointerp.scorers.parsing import json_objects, without_reasoning
 
 _KEY = "intruder"
 _OPTION = re.compile(r"(?:text[ _]?)?0*([1-9])", re.IGNORECASE)
@@ -25,7 +25,7 @@ def parse_intruder(text: str, n_options: int) -> tuple[int | None, str | None]:
     disagree, none counts.
     """
     answers: list[Any] = []
-    for pairs in _objects(without_reasoning(text[-_MAX_CHARACTERS:])):
+    for pairs in json_objects(without_reasoning(text[-_MAX_CHARACTERS:])):
         answers = [value for key, value in pairs if key.strip().lower() == _KEY] or answers
     if not answers:
         return None, "no complete JSON object with the key intruder in the reply"

@@ -39,7 +39,8 @@ def classification(judgements: Sequence[Judgement]) -> dict[str, Any]:
     """The classification columns of a `scores` row, from judgements that carry labels.
 
     Only judgements of status `ok` enter the metrics, except `worst_case_accuracy`, which counts
-    every other one as wrong, and `coverage`, the share of status `ok`.
+    every other one as wrong (None where the judge gives evidence but decides nothing), and
+    `coverage`, the share of status `ok`.
     """
     total = len(judgements)
     read = [j for j in judgements if j.status == "ok"]
@@ -60,7 +61,7 @@ def classification(judgements: Sequence[Judgement]) -> dict[str, Any]:
         "balanced_accuracy": None
         if sensitivity is None or specificity is None
         else (sensitivity + specificity) / 2,
-        "worst_case_accuracy": _share(tp + tn, total),
+        "worst_case_accuracy": None if read and not decided else _share(tp + tn, total),
         "f1": _share(2 * tp, 2 * tp + fp + fn),
         "auroc": auroc_of(judgements).value,
         "sensitivity_by_decile": [
@@ -112,9 +113,20 @@ def auroc(positive: Sequence[float] | np.ndarray, negative: Sequence[float] | np
     u = float(rankdata(x)[:m].sum()) - m * (m + 1) / 2
     area = u / (m * n)
 
+    return auroc_interval(area, m, n)
+
+
+def auroc_interval(area: float, n_positive: int, n_negative: int) -> Interval:
+    """Newcombe's interval of an AUROC (see `auroc`) for so many independent draws.
+
+    For draws that come in clusters, `n_*` are the clusters: right if those of one cluster all agree,
+    else too wide, never too narrow.
+    """
+
     def excess(t: float) -> float:
-        spread = 1 + ((m + n) / 2 - 1) * ((1 - t) / (2 - t) + t / (1 + t))
-        return (area - t) ** 2 - _Z**2 * t * (1 - t) / (m * n) * spread
+        more = (n_positive + n_negative) / 2 - 1
+        spread = 1 + more * ((1 - t) / (2 - t) + t / (1 + t))
+        return (area - t) ** 2 - _Z**2 * t * (1 - t) / (n_positive * n_negative) * spread
 
     low = 0.0 if area <= 0 else float(brentq(excess, 0.0, min(area, 1 - 1e-9)))
     high = 1.0 if area >= 1 else float(brentq(excess, max(area, 1e-9), 1.0))

@@ -39,7 +39,7 @@ def parse_answers(text: str, n_examples: int) -> Parsed:
     `"text 1"` or `"example 1"`; of two keys for one example that disagree, neither counts.
     """
     found: dict[int, bool] | None = None
-    objects = _objects(without_reasoning(text[-_MAX_CHARACTERS:]))
+    objects = json_objects(without_reasoning(text[-_MAX_CHARACTERS:]))
     for pairs in objects:
         answers = _answers(pairs, n_examples)
         if answers is not None:
@@ -64,7 +64,7 @@ def without_reasoning(text: str) -> str:
     return _THINK_OPEN.split(text)[0]
 
 
-def _objects(text: str) -> list[list[tuple[str, Any]]]:
+def json_objects(text: str) -> list[list[tuple[str, Any]]]:
     """The outermost JSON objects in a text, in order, each as its key-value pairs."""
     decoder = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=_short_int)
     found: list[list[tuple[str, Any]]] = []

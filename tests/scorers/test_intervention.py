@@ -27,13 +27,12 @@ from autointerp.llm.types import Capability, ErrorKind, Reply, Request, TokenLog
 from autointerp.run import Run
 from autointerp.sampling.windows import TokenTable
 from autointerp.scorers.base import JudgeContext, Judged, get_scorer
-from autointerp.scorers.intervention import Intervention, auroc_interval
+from autointerp.scorers.intervention import Intervention
 from autointerp.scorers.intervention_effects import (
     InterventionConfig,
     raised_tokens,
     readable_tokens,
 )
-from autointerp.scorers.metrics import auroc
 from autointerp.subject.model import open_subject
 from autointerp.subject.model_hf import HuggingFaceSubject
 from autointerp.subject.steering import SteeredSubject
@@ -380,15 +379,6 @@ def test_readable_tokens_are_whole_and_not_blank() -> None:
     assert found[fakes.token("cat")]
     assert not found[fakes.token("\n")]
     assert not found[fakes.token("\t")]
-
-
-def test_an_interval_of_independent_draws_is_that_of_the_plain_auroc() -> None:
-    positive, negative = [3.0, 1.0, 5.0, 2.5], [2.0, 0.0, 1.5, -1.0, 4.0]
-    plain = auroc(positive, negative)
-    assert plain.value is not None
-    assert auroc_interval(plain.value, 4, 5) == pytest.approx(plain)
-    assert auroc_interval(1.0, 4, 5).low == pytest.approx(auroc([1] * 4, [0] * 5).low)
-    assert auroc_interval(0.0, 4, 5).high == pytest.approx(auroc([0] * 4, [1] * 5).high)
 
 
 @pytest.mark.demo_model
