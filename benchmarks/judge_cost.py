@@ -25,8 +25,8 @@ from autointerp.sampling.windows import LatentRecord, Window
 from autointerp.scorers.base import Item, JudgeContext, Scorer
 from autointerp.scorers.detection import Detection, DetectionConfig
 from autointerp.scorers.fuzzing import Fuzzing, FuzzingConfig
-from autointerp.scorers.preset_delphi import DelphiDetection, DelphiFuzz
-from autointerp.scorers.preset_lists import FuzzPresetConfig, ListPresetConfig
+from autointerp.scorers.presets.delphi import DelphiDetection, DelphiFuzz
+from autointerp.scorers.presets.lists import FuzzPresetConfig, ListPresetConfig
 from autointerp.weights import load_tokenizer
 
 WINDOW_TOKENS = 32

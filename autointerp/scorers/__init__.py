@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from importlib import import_module
-from pkgutil import iter_modules
+from pkgutil import walk_packages
 
 
 def load_all() -> None:
@@ -12,5 +12,5 @@ def load_all() -> None:
     Adding a file is all it takes to add a scorer. Scorer files import torch and other heavy
     libraries only inside the functions that need them.
     """
-    for module in iter_modules(__path__):
-        import_module(f"{__name__}.{module.name}")
+    for module in walk_packages(__path__, prefix=f"{__name__}."):
+        import_module(module.name)

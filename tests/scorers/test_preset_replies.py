@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from autointerp.scorers.preset_replies import (
+from autointerp.scorers.presets.replies import (
     delphi_prediction,
     first_list,
     list_answers,

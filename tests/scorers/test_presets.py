@@ -18,15 +18,15 @@ from autointerp.llm.types import ErrorKind, Reply, Request
 from autointerp.sampling.windows import LatentRecord
 from autointerp.scorers import load_all
 from autointerp.scorers.base import Item, Judged, get_scorer
-from autointerp.scorers.preset_lists import EXAMPLES_PER_REQUEST
-from autointerp.scorers.preset_marks import (
+from autointerp.scorers.presets.lists import EXAMPLES_PER_REQUEST
+from autointerp.scorers.presets.marks import (
     delphi_false_marks,
     n_false_marks,
     neuronpedia_false_marks,
     peer_true_marks,
 )
-from autointerp.scorers.preset_neuronpedia_recall import FIRST_DECOY, decoys
-from autointerp.scorers.preset_numbers import (
+from autointerp.scorers.presets.neuronpedia_recall import FIRST_DECOY, decoys
+from autointerp.scorers.presets.numbers import (
     Counts,
     delphi_metrics,
     neuronpedia_balanced_accuracy,

@@ -11,7 +11,7 @@ import pytest
 from autointerp.llm.types import ErrorKind, Reply, Request, TokenLogprob
 from autointerp.sampling.windows import LatentRecord
 from autointerp.scorers.base import Item, Judged
-from autointerp.scorers.openai_preset import OpenAIPreset, OpenAIPresetConfig
+from autointerp.scorers.presets.openai import OpenAIPreset, OpenAIPresetConfig
 from tests.scorers import fakes, simulators
 
 TRUE = ([4.0, 0.5, 2.0], [0.0, 0.0, 1.0])

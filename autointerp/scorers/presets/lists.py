@@ -20,9 +20,9 @@ from autointerp.scorers.answers import Shown
 from autointerp.scorers.asking import Plan, carry_out, error_reason, unexplained
 from autointerp.scorers.base import Item, JudgeContext, Judged, Judgement, ScorerConfig
 from autointerp.scorers.fuzzing import Fuzzing, FuzzingConfig
-from autointerp.scorers.preset_marks import n_false_marks, peer_true_marks
-from autointerp.scorers.preset_numbers import Counts, PeerJudgement, side_by_side
-from autointerp.scorers.preset_replies import PeerPrediction, first_list, list_answers
+from autointerp.scorers.presets.marks import n_false_marks, peer_true_marks
+from autointerp.scorers.presets.numbers import Counts, PeerJudgement, side_by_side
+from autointerp.scorers.presets.replies import PeerPrediction, first_list, list_answers
 from autointerp.scorers.prompting import load_prompt, one_line, quoted
 from autointerp.scorers.selection import Stream, some_silent
 

@@ -22,8 +22,8 @@ from autointerp.llm.types import Capability, Reply, Request
 from autointerp.sampling.windows import TokenTable, Window, defuse
 from autointerp.scorers.asking import Plan, carry_out, error_reason, unexplained
 from autointerp.scorers.base import Item, JudgeContext, Judged, Judgement, ScorerConfig, scorer
-from autointerp.scorers.preset_numbers import Counts, PeerJudgement, plain_accuracy, side_by_side
-from autointerp.scorers.preset_replies import match_answer, neuronpedia_match
+from autointerp.scorers.presets.numbers import Counts, PeerJudgement, plain_accuracy, side_by_side
+from autointerp.scorers.presets.replies import match_answer, neuronpedia_match
 from autointerp.scorers.prompting import load_prompt, one_line
 from autointerp.scorers.selection import some_silent
 

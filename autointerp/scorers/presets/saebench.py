@@ -19,8 +19,8 @@ from autointerp.llm.types import Capability, Message, Reply, Request
 from autointerp.sampling.windows import LatentRecord, Window, defuse
 from autointerp.scorers.asking import Plan, carry_out, error_reason, unexplained
 from autointerp.scorers.base import Item, JudgeContext, Judged, Judgement, ScorerConfig, scorer
-from autointerp.scorers.preset_numbers import PeerJudgement, plain_accuracy, side_by_side
-from autointerp.scorers.preset_replies import numbered_answers, saebench_numbers
+from autointerp.scorers.presets.numbers import PeerJudgement, plain_accuracy, side_by_side
+from autointerp.scorers.presets.replies import numbered_answers, saebench_numbers
 from autointerp.scorers.prompting import load_prompt, one_line, quoted
 from autointerp.scorers.selection import Stream, some_silent
 

@@ -15,10 +15,10 @@ from pydantic import Field
 
 from autointerp.sampling.windows import LatentRecord, Window
 from autointerp.scorers.base import ScorerConfig, scorer
-from autointerp.scorers.preset_lists import FuzzPreset, FuzzPresetConfig, ListPreset, ListPresetConfig
-from autointerp.scorers.preset_marks import neuronpedia_false_marks
-from autointerp.scorers.preset_numbers import Counts, neuronpedia_balanced_accuracy
-from autointerp.scorers.preset_replies import neuronpedia_prediction
+from autointerp.scorers.presets.lists import FuzzPreset, FuzzPresetConfig, ListPreset, ListPresetConfig
+from autointerp.scorers.presets.marks import neuronpedia_false_marks
+from autointerp.scorers.presets.numbers import Counts, neuronpedia_balanced_accuracy
+from autointerp.scorers.presets.replies import neuronpedia_prediction
 
 
 class NeuronpediaDetectionConfig(ListPresetConfig):

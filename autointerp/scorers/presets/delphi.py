@@ -14,10 +14,10 @@ import numpy as np
 
 from autointerp.sampling.windows import LatentRecord, Window
 from autointerp.scorers.base import ScorerConfig, scorer
-from autointerp.scorers.preset_lists import FuzzPreset, FuzzPresetConfig, ListPreset, ListPresetConfig
-from autointerp.scorers.preset_marks import delphi_false_marks
-from autointerp.scorers.preset_numbers import Counts, delphi_metrics
-from autointerp.scorers.preset_replies import delphi_prediction
+from autointerp.scorers.presets.lists import FuzzPreset, FuzzPresetConfig, ListPreset, ListPresetConfig
+from autointerp.scorers.presets.marks import delphi_false_marks
+from autointerp.scorers.presets.numbers import Counts, delphi_metrics
+from autointerp.scorers.presets.replies import delphi_prediction
 from autointerp.scorers.selection import spread
 
 
