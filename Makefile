@@ -10,6 +10,9 @@ REBUILD ?=
 PYTHON ?= python3
 VENV ?= .venv
 
+# Those that need no server; benchmarks/batch_size.py asks for one.
+BENCHMARKS = judge_cost likelihood_readout planted_truth cache_memory
+
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OPTIONS = $(if $(RUN_DIR),--run-dir $(RUN_DIR)) $(foreach s,$(SET),--set '$(s)') $(foreach s,$(REBUILD),--rebuild $(s))
@@ -57,7 +60,7 @@ serve-docs: $(VENV)/.dev
 	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
 bench: $(VENV)/.dev
-	@for script in benchmarks/*.py; do echo "== $$script"; $(BIN)/python $$script || exit 1; done
+	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache

@@ -6,6 +6,7 @@ appear on a terminal only; elsewhere the output is plain text with `<<` `>>` aro
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import replace
 from pathlib import Path
 
@@ -59,8 +60,13 @@ def print_summary(
 
 def print_statistics(found: Statistics, console: Console | None = None) -> None:
     """Print every table of a run's statistics."""
+    print_views(all_views(found), console)
+
+
+def print_views(views: Iterable[View], console: Console | None = None) -> None:
+    """Print some tables, one after another."""
     console = widened(console or Console(highlight=False))
-    for view in all_views(found):
+    for view in views:
         print_view(console, view)
 
 
