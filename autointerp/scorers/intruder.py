@@ -27,6 +27,7 @@ from autointerp.scorers.intruder_readouts import (
     logprob_plan,
 )
 from autointerp.scorers.intruder_trials import Draw, Trial, draw_trials
+from autointerp.scorers.intruder_words import words_plan
 from autointerp.scorers.metrics import wilson
 from autointerp.scorers.prompting import load_prompt
 from autointerp.scorers.readouts import NegativeKind
@@ -46,8 +47,8 @@ class IntruderConfig(ScorerConfig):
 
     readout: Readout = "json"
     """`json`: the judge names the intruder. `logprob`: by the probabilities of the numbers as its first
-    word. `likelihood`: the window to whose log-likelihood the others add least; for models that cannot
-    answer questions. `embedding`: the window whose embedding lies farthest from the others'; no judge."""
+    word. `likelihood`, for models that cannot answer questions: the window to whose log-likelihood the
+    others add least or, if `marked`, whose marked words those of the others make least likely. `embedding`: the window whose embedding lies farthest from the others'; no judge."""
     n_trials: Annotated[int, Field(ge=1)] = 20
     """At most this many trials per latent, each with an intruder of its own."""
     n_shown: Annotated[int, Field(ge=2, le=8)] = 4
@@ -59,8 +60,8 @@ class IntruderConfig(ScorerConfig):
     """Kinds of windows without activation that serve as intruders, in equal parts; by default all
     that were sampled."""
     marked: bool = False
-    """Mark the active tokens, and in the intruder silent ones, drawn as fuzzing's negatives are;
-    `json` and `logprob` only."""
+    """Mark the active tokens, and in the intruder silent ones, drawn as fuzzing's negatives are; not
+    for `embedding`."""
     threshold: Annotated[float, Field(ge=0, lt=1)] = 0.3
     """`marked` only: a token is active above this share of its window's largest activation."""
     max_tokens: Annotated[int, Field(ge=1)] = 16
@@ -70,10 +71,8 @@ class IntruderConfig(ScorerConfig):
 
     @model_validator(mode="after")
     def _readable(self) -> IntruderConfig:
-        if self.marked and self.readout not in ("json", "logprob"):
-            raise ValueError(
-                f"marked is for the readouts json and logprob (seen readout {self.readout!r}), which see marks"
-            )
+        if self.marked and self.readout == "embedding":
+            raise ValueError("marked is for the other readouts: readout 'embedding' sees no marks")
         return self
 
 
@@ -133,6 +132,8 @@ class Intruder:
     def _plan(self, trials: Sequence[Trial], context: JudgeContext) -> Plan:
         assert self._prompt is not None
         prompt = load_prompt(self._prompt)
+        if self.config.readout == "likelihood" and self.config.marked:
+            return words_plan(trials, context.tokens)
         if self.config.readout == "likelihood":
             return likelihood_plan(trials, prompt, context.tokens)
         if self.config.readout == "logprob":
@@ -145,7 +146,7 @@ class Intruder:
         if self.config.readout == "embedding":
             return None
         if self.config.readout == "likelihood":
-            return "intruder_likelihood"
+            return "likelihood" if self.config.marked else "intruder_likelihood"
         name = "intruder_marked" if self.config.marked else "intruder"
         return name if self.config.readout == "json" else f"{name}_logprob"
 

@@ -27,6 +27,8 @@ class Trial:
     """As a judge sees them: with marks if there are any, the corpus's own broken up."""
     intruder: int
     """Its place, counted from 0."""
+    marks: tuple[np.ndarray, ...] = ()
+    """Marked tokens of each window, [n_tokens] bool; empty if nothing is marked."""
 
     def judgement(self, **columns: Any) -> Judgement:
         """The row of this trial, named after its intruder."""
@@ -87,6 +89,7 @@ def draw_trials(
                 windows=tuple(windows),
                 texts=tuple(_text(w, marks, context) for w in windows),
                 intruder=int(np.flatnonzero(order == n_shown)[0]),
+                marks=tuple(marks[w.example] for w in windows) if marks else (),
             )
         )
     return trials, None if trials else "no window without activation can carry marks"

@@ -87,6 +87,48 @@ def test_a_judge_that_knows_finds_every_intruder(readout: str, hostile: bool) ->
     assert len({j.position_in_request for j in judged.judgements}) == 5
 
 
+def words_attract(request: Request) -> Reply:
+    """A word of the concept is likelier after a list of others of it."""
+    assert request.prompt is not None
+    assert request.continuation is not None
+    seen = any(word in fakes.CONCEPT for word in re.findall(r"\w+", request.prompt))
+    likely = seen and request.continuation.strip() in fakes.CONCEPT
+    token = TokenLogprob(text=request.continuation, logprob=-2.0 if likely else -8.0)
+    return Reply(tokens=(token,), usage=fakes.USAGE)
+
+
+@pytest.mark.parametrize("hostile", [False, True])
+def test_marked_words_tell_a_judge_of_likelihoods(hostile: bool) -> None:
+    judged, model = judge_one(words_attract, readout="likelihood", marked=True, hostile=hostile)
+    assert (judged.score["value"], judged.score["n_examples"], judged.score["coverage"]) == (1.0, 20, 1.0)
+    assert judged.details["prompt"] == "likelihood"
+    assert {j.request for j in judged.judgements} <= {r.key("fake") for r in model.requests}
+    asked = {(r.continuation or "").strip() for r in model.requests}
+    assert asked & set(fakes.CONCEPT)
+    assert asked - set(fakes.CONCEPT), "the intruder's marks stand on other words"
+
+
+def test_a_judge_without_a_preference_finds_few_by_marked_words() -> None:
+    flat = Reply(tokens=(TokenLogprob(text=" x", logprob=-3.0),), usage=fakes.USAGE)
+    judged, _ = judge_one(lambda request: flat, readout="likelihood", marked=True)
+    assert judged.score["value"] <= 0.5
+
+
+@pytest.mark.parametrize(
+    ("reply", "status"),
+    [
+        (Reply(error=ErrorKind.TIMEOUT, error_message="slow"), "error"),
+        (Reply(text="", usage=fakes.USAGE), "unparsed"),
+        (Reply(tokens=(TokenLogprob(text=" x", logprob=float("-inf")),), usage=fakes.USAGE), "unparsed"),
+    ],
+)
+def test_marked_words_without_a_number_are_rows_with_a_status(reply: Reply, status: str) -> None:
+    judged, _ = judge_one(lambda request: reply, readout="likelihood", marked=True)
+    assert {j.status for j in judged.judgements} == {status}
+    assert all(j.reason and j.prediction is None for j in judged.judgements)
+    assert (judged.score["value"], judged.score["status"]) == (None, "failed")
+
+
 @pytest.mark.parametrize("readout", ["json", "logprob"])
 @pytest.mark.parametrize("hostile", [False, True])
 def test_marks_alone_tell_a_judge_that_knows(readout: str, hostile: bool) -> None:
@@ -303,7 +345,7 @@ def test_corpus_text_cannot_break_out_of_its_line(marked: bool) -> None:
 
 
 def test_options_that_make_no_sense_are_refused() -> None:
-    with pytest.raises(UserError, match="marked is for the readouts json and logprob"):
+    with pytest.raises(UserError, match="readout 'embedding' sees no marks"):
         parse_table(IntruderConfig, {"readout": "embedding", "marked": True}, "scorers.intruder")
     with pytest.raises(UserError, match="n_shown"):
         parse_table(IntruderConfig, {"n_shown": 9}, "scorers.intruder")
