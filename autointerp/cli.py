@@ -37,6 +37,17 @@ Rebuild = Annotated[
     ),
 ]
 
+MaxCost = Annotated[
+    float | None,
+    typer.Option(
+        "--max-cost",
+        metavar="USD",
+        min=0.0,
+        help="Stop, with exit code 3, before new replies cost more; the same command goes on from there.",
+    ),
+]
+RunDirArgument = Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, as in runs/demo.")]
+
 
 @app.command()
 def cache(run: RunFile, run_dir: RunDir = None, set_: Overrides = None, rebuild: Rebuild = None) -> None:
@@ -51,22 +62,40 @@ def sample(run: RunFile, run_dir: RunDir = None, set_: Overrides = None, rebuild
 
 
 @app.command()
-def explain(run: RunFile, run_dir: RunDir = None, set_: Overrides = None, rebuild: Rebuild = None) -> None:
+def explain(
+    run: RunFile,
+    run_dir: RunDir = None,
+    set_: Overrides = None,
+    rebuild: Rebuild = None,
+    max_cost: MaxCost = None,
+) -> None:
     """Propose an explanation per latent with each explainer, and the shuffled controls."""
-    _carry_out(run, run_dir, set_, rebuild, ["explain"])
+    _carry_out(run, run_dir, set_, rebuild, ["explain"], max_cost)
 
 
 @app.command()
-def score(run: RunFile, run_dir: RunDir = None, set_: Overrides = None, rebuild: Rebuild = None) -> None:
+def score(
+    run: RunFile,
+    run_dir: RunDir = None,
+    set_: Overrides = None,
+    rebuild: Rebuild = None,
+    max_cost: MaxCost = None,
+) -> None:
     """Judge every explanation and its control with each scorer; print the table, write the report."""
-    root = _carry_out(run, run_dir, set_, rebuild, ["score"])
+    root = _carry_out(run, run_dir, set_, rebuild, ["score"], max_cost)
     _finish(root)
 
 
 @app.command(name="run")
-def run_all(run: RunFile, run_dir: RunDir = None, set_: Overrides = None, rebuild: Rebuild = None) -> None:
+def run_all(
+    run: RunFile,
+    run_dir: RunDir = None,
+    set_: Overrides = None,
+    rebuild: Rebuild = None,
+    max_cost: MaxCost = None,
+) -> None:
     """All stages: cache, sample, explain, score."""
-    root = _carry_out(run, run_dir, set_, rebuild, ["cache", "sample", "explain", "score"])
+    root = _carry_out(run, run_dir, set_, rebuild, ["cache", "sample", "explain", "score"], max_cost)
     _finish(root)
 
 
@@ -85,16 +114,92 @@ def check(run: RunFile, set_: Overrides = None) -> None:
 
 
 @app.command()
-def report(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, as in runs/demo.")],
+def plan(
+    run: RunFile,
+    run_dir: RunDir = None,
+    set_: Overrides = None,
+    sample_latents: Annotated[
+        int,
+        typer.Option(
+            "--sample-latents", min=1, help="Latents per step on which prompts are built and counted."
+        ),
+    ] = 8,
+    latents: Annotated[
+        list[int] | None,
+        typer.Option("--latents", metavar="N", min=1, help="Also plan for so many latents, as in 1000000."),
+    ] = None,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(
+            "--tokens-per-second", min=0.001, help="Throughput; by default measured on stored replies."
+        ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(
+            "--tokenizer", metavar="NAME", help="Count a server's tokens with it: a hub name or folder."
+        ),
+    ] = None,
+    with_subject: Annotated[
+        bool, typer.Option("--with-subject", help="Load the subject, to count scorers that run it.")
+    ] = False,
+    json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
+    """Requests, tokens, cost and hours of a run's explainers and scorers, before anything is paid."""
+    import json
+
+    from autointerp.artifacts import RunDirectory
+    from autointerp.config import load_config
+    from autointerp.engine.plan import plan_run
+    from autointerp.report.plan_view import plan_views
+    from autointerp.report.terminal import print_views
+
+    config = load_config(run, set_ or [])
+    found = plan_run(
+        config,
+        RunDirectory(run_dir or Path("runs") / config.name),
+        sample_latents=sample_latents,
+        latents=latents or [],
+        tokens_per_second=tokens_per_second,
+        tokenizer=tokenizer,
+        with_subject=with_subject,
+    )
+    if json_:
+        typer.echo(json.dumps(found.as_json(), indent=2))
+    else:
+        print_views(plan_views(found))
+
+
+@app.command()
+def replies(
+    run_dir: RunDirArgument,
+    export: Annotated[
+        Path | None, typer.Option("--export", metavar="FILE", help="Write every reply to a JSONL file.")
+    ] = None,
+) -> None:
+    """Show what the reply store of a run holds: replies, tokens, cost and hits per model; or export it."""
+    from autointerp.engine.plan import store_of
+    from autointerp.llm.replies import StoredReplies, write_export
+    from autointerp.report.plan_view import replies_views
+    from autointerp.report.terminal import print_views
+
+    with StoredReplies(store_of(run_dir)) as stored:
+        if export is not None:
+            typer.echo(f"{write_export(stored, export):,} replies with their requests in {export}")
+            return
+        print_views(replies_views(stored.models(), stored.uses()))
+        typer.echo(f"{stored.path}: {stored.n_bytes / 1e6:,.1f} MB")
+
+
+@app.command()
+def report(run_dir: RunDirArgument) -> None:
     """Print a run's table; write its HTML page and the files of `summary/` again."""
     _finish(run_dir)
 
 
 @app.command()
 def summary(
-    run_dir: Annotated[Path, typer.Argument(metavar="RUN_DIR", help="A run directory, as in runs/demo.")],
+    run_dir: RunDirArgument,
     control: Annotated[
         Path | None,
         typer.Option(
@@ -145,6 +250,7 @@ def _carry_out(
     overrides: list[str] | None,
     rebuild: list[str] | None,
     stages: list[str],
+    max_cost: float | None = None,
 ) -> Path:
     from autointerp.artifacts import RunDirectory
     from autointerp.config import load_config
@@ -156,7 +262,7 @@ def _carry_out(
         if name.split("/")[0] not in (*STAGES, "all"):
             raise unknown_name("--rebuild", name, (*STAGES, "all"))
     root = run_dir or Path("runs") / config.name
-    run_stages(config, RunDirectory(root), stages, rebuild=rebuild or [])
+    run_stages(config, RunDirectory(root), stages, rebuild=rebuild or [], max_cost_usd=max_cost)
     return root
 
 
@@ -167,7 +273,7 @@ def _finish(root: Path) -> None:
 
 
 def main() -> None:
-    """Entry point: a user's mistake is one line and exit code 2, without a traceback."""
+    """Entry point: a user's mistake is one line and exit code 2 (a spent budget: 3), without a traceback."""
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "openai", "httpcore", "transformers", "datasets", "filelock", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
@@ -175,7 +281,7 @@ def main() -> None:
         app()
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
-        sys.exit(2)
+        sys.exit(error.exit_code)
     except KeyboardInterrupt:
         print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
         sys.exit(130)

@@ -16,6 +16,9 @@ class UserError(Exception):
     The message names the setting or file, what was seen, and what is accepted.
     """
 
+    exit_code = 2
+    """What the command line ends with."""
+
 
 class StaleRunError(UserError):
     """A run directory holds results made with another configuration or other inputs."""

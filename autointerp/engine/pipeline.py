@@ -9,6 +9,7 @@ from autointerp.artifacts import Manifest, RunDirectory
 from autointerp.config import RunConfig
 from autointerp.engine.local import run_steps
 from autointerp.errors import UserError
+from autointerp.llm.budget import Budget
 from autointerp.stages import cache, explain, sample, score
 from autointerp.stages.plugins import Models
 from autointerp.stages.step import Step
@@ -44,12 +45,29 @@ def all_steps(config: RunConfig, models: Models, until: str = STAGES[-1]) -> lis
 
 
 def run_stages(
-    config: RunConfig, run: RunDirectory, stages: Sequence[str], *, rebuild: Iterable[str] = ()
+    config: RunConfig,
+    run: RunDirectory,
+    stages: Sequence[str],
+    *,
+    rebuild: Iterable[str] = (),
+    max_cost_usd: float | None = None,
 ) -> list[Manifest]:
-    """Carry out some stages of a run; those before them must be finished, with this same configuration."""
-    models = Models(config)
+    """Carry out some stages of a run; those before them must be finished, with this same configuration.
+
+    Raises `BudgetReachedError` where new replies would cost more than `max_cost_usd` in all, and
+    `UserError` before any work if a model that is to be asked has no known price.
+    """
+    models = Models(config, None if max_cost_usd is None else Budget(max_cost_usd))
     try:
         steps = all_steps(config, models, until=max(stages, key=STAGES.index))
+        for role in sorted({role for step in steps if step.stage in stages for role in asked_roles(step)}):
+            models.check_price(role)
         return run_steps(steps, run, config, stages=stages, rebuild=tuple(rebuild))
     finally:
         models.close()
+
+
+def asked_roles(step: Step) -> list[str]:
+    """The roles whose models a step asks, `explainer` and `judge`."""
+    roles = {"model": "explainer" if step.stage == "explain" else "judge", "judge": "judge"}
+    return [role for name, role in roles.items() if step.config.get(name) is not None]

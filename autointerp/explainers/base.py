@@ -44,6 +44,8 @@ class ExplainContext:
     token_counts: np.ndarray
     """Occurrences of each token in the train documents of the cached corpus, [n_vocabulary] int64."""
     seed: int
+    judge: LanguageModel | None = None
+    """The judging model, for explainers that choose by a scorer (`requires_judge`); else None."""
 
     def rng(self, *keys: int) -> np.random.Generator:
         """A random stream of its own for each (seed, keys): never depends on batching or order."""
@@ -60,6 +62,9 @@ class Explainer(Protocol):
     """Raised when the same configuration would give other explanations."""
     uses_windows: ClassVar[bool]
     """Whether it looks at windows; False: at the statistics of `latents` only."""
+    # Two more methods are called where an explainer has them: `requires_judge()`, what the judging
+    # model must be able to do, for an explainer that is then given `ExplainContext.judge`; and
+    # `check()`, before any work: it raises `UserError` if a library or a model of its own is missing.
 
     def __init__(self, config: Any) -> None: ...
 
@@ -102,3 +107,9 @@ def get_explainer(name: str, where: str = "explain.explainers") -> type[Explaine
     if name not in EXPLAINERS:
         raise unknown_name(where, name, EXPLAINERS)
     return EXPLAINERS[name]
+
+
+def judge_needs(explainer: Explainer) -> frozenset[Capability]:
+    """What an explainer needs of a judging model; empty if it asks none."""
+    needs = getattr(explainer, "requires_judge", None)
+    return frozenset() if needs is None else frozenset(needs())

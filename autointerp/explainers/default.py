@@ -9,19 +9,17 @@ hundred million parameters, can continue.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
+from autointerp.explainers.asking import WINDOWS_STREAM, Question, ask_each
 from autointerp.explainers.base import ExplainContext, ExplainerConfig, Explanation, explainer
 from autointerp.explainers.prompt_files import PromptFile, load_prompt
 from autointerp.explainers.rendering import choose_windows, marked_words, show_windows
-from autointerp.explainers.replies import Reading, read_chat, read_completion
-from autointerp.llm.types import Capability, ErrorKind, Message, Reply, Request
+from autointerp.explainers.replies import read_chat, read_completion
+from autointerp.llm.types import Capability, Message, Request
 from autointerp.sampling.windows import LatentRecord, TokenTable, Window
-
-_WINDOWS_STREAM = 1
 
 
 class DefaultConfig(ExplainerConfig):
@@ -68,37 +66,17 @@ class DefaultExplainer:
         return {self.config.style: self._prompt.source}
 
     def explain(self, records: Sequence[LatentRecord], context: ExplainContext) -> list[Explanation]:
-        """One explanation per latent, in order.
+        """One explanation per latent, in order; failures are rows (see `ask_each`)."""
 
-        A prompt too long for the model is sent once more with half the windows. A request that
-        fails, a reply that cannot be read and a latent without windows become rows with a reason.
-        """
-        assert context.model is not None, "explainer `default` needs a model"
-        shown = [
-            choose_windows(record, self.config.n_windows, context.rng(record.latent, _WINDOWS_STREAM))
-            for record in records
-        ]
-        requests = [
-            self.request(record, windows, context.tokens)
-            for record, windows in zip(records, shown, strict=True)
-        ]
-        asked = [i for i, request in enumerate(requests) if request is not None]
-        replies: list[Reply | None] = [None] * len(records)
-        for i, reply in zip(asked, self._ask(requests, asked, context), strict=True):
-            replies[i] = reply
-        again = [
-            i for i in asked if (r := replies[i]) and r.error is ErrorKind.TOO_LONG and len(shown[i]) > 1
-        ]
-        for i in again:
-            shown[i] = shown[i][::2]
-            requests[i] = self.request(records[i], shown[i], context.tokens)
-        for i, reply in zip(again, self._ask(requests, again, context), strict=True):
-            replies[i] = reply
-        model = context.model.identity
-        return [
-            self._explanation(record, windows, reply, model, shortened=i in set(again))
-            for i, (record, windows, reply) in enumerate(zip(records, shown, replies, strict=True))
-        ]
+        def question(record: LatentRecord, every: int) -> Question:
+            rng = context.rng(record.latent, WINDOWS_STREAM)
+            windows = choose_windows(record, self.config.n_windows, rng)[::every]
+            request = self.request(record, windows, context.tokens)
+            n = len(windows)
+            return Question(request=request, n_windows=n, details={"n_windows": n})
+
+        read = read_chat if self.config.style == "chat" else read_completion
+        return ask_each(records, question, read, context)
 
     def request(self, record: LatentRecord, windows: Sequence[Window], table: TokenTable) -> Request | None:
         """The request for one latent; None if there is nothing to show."""
@@ -111,13 +89,6 @@ class DefaultExplainer:
         prompt = self._completion_prompt(windows, table)
         options["max_tokens"] = self.config.max_tokens or 16
         return None if prompt is None else Request(prompt=prompt, stop=("\n", ". "), **options)
-
-    def _ask(
-        self, requests: Sequence[Request | None], which: Sequence[int], context: ExplainContext
-    ) -> list[Reply]:
-        assert context.model is not None
-        batch = [request for i in which if (request := requests[i]) is not None]
-        return context.model.complete(batch) if batch else []
 
     def _messages(
         self, record: LatentRecord, windows: Sequence[Window], table: TokenTable
@@ -148,41 +119,3 @@ class DefaultExplainer:
         query = self._prompt.part("query", {"words": ", ".join(word for word, _ in words)})
         shots = [text for name, text in self._prompt.parts if name == "shot"] if self.config.few_shot else []
         return "\n\n".join([*shots, query])
-
-    def _explanation(
-        self,
-        record: LatentRecord,
-        windows: Sequence[Window],
-        reply: Reply | None,
-        model: str,
-        *,
-        shortened: bool,
-    ) -> Explanation:
-        details: dict[str, Any] = {"n_windows": len(windows)}
-        if shortened:
-            details["shortened"] = True
-        if reply is None:
-            dead = record.statistics.get("status") == "dead"
-            reason = "dead latent" if dead else "no activating train window with a word in it"
-            return Explanation(
-                latent=record.latent, text=None, status="failed", reason=reason, details=details
-            )
-        if reply.ok:
-            read = read_chat if self.config.style == "chat" else read_completion
-            reading = read(reply.text, reply.finish_reason)
-        else:
-            message = " ".join((reply.error_message or "").split())
-            reading = Reading(
-                status="failed", reason=f"{reply.error}: {message}" if message else str(reply.error)
-            )
-        if reading.text is None and reply.text:
-            details["reply"] = reply.text[-500:]
-        return Explanation(
-            latent=record.latent,
-            text=reading.text,
-            status=reading.status,
-            reason=reading.reason,
-            model=reply.model or model,
-            usage=reply.usage if reply.ok else replace(reply.usage, completion_tokens=None),
-            details=details,
-        )

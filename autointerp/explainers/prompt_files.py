@@ -2,12 +2,13 @@
 
 A file begins with `version: N`; each part begins with a line `--- NAME`. Placeholders stand in
 braces. A worked example (part `shot`) holds excerpts, one a line, in which `<<word|7>>` is a token
-with an activation of 7 out of 10, and after `=>` the answer; it is data, put into words by the very
+with an activation of 7 out of 10, and after `=>` the answer; lines `+[...]` and `-[...]` are JSON lists of tokens promoted and demoted. It is data, put into words by the very
 code that puts real windows into words, so that worked examples and queries always look alike.
 """
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -49,6 +50,9 @@ class Shot:
 
     table: TokenTable
     windows: tuple[Window, ...]
+    """Kind `activating` where a token is active, else `random`."""
+    promoted: tuple[str, ...]
+    demoted: tuple[str, ...]
     answer: str
 
 
@@ -66,7 +70,11 @@ def _shot(text: str) -> Shot:
     excerpts, answer = text.rsplit("\n=>", 1)
     pieces: list[bytes] = []
     windows = []
+    lists: dict[str, tuple[str, ...]] = {"+": (), "-": ()}
     for index, line in enumerate(excerpts.splitlines()):
+        if line[:2] in ("+[", "-["):
+            lists[line[0]] = tuple(json.loads(line[1:]))
+            continue
         found = [(m[1] or m[3], float(m[2] or 0)) for m in _PIECE.finditer(line)]
         assert "".join(piece for piece, _ in found) == re.sub(r"<<([^|]*)\|\d+>>", r"\1", line), line
         tokens = np.arange(len(pieces), len(pieces) + len(found))
@@ -75,7 +83,7 @@ def _shot(text: str) -> Shot:
             Window(
                 example=index,
                 split="train",
-                kind="activating",
+                kind="activating" if any(value for _, value in found) else "random",
                 decile=None,
                 context=index,
                 start=0,
@@ -84,4 +92,10 @@ def _shot(text: str) -> Shot:
             )
         )
     table = TokenTable(pieces, [piece.decode() for piece in pieces])
-    return Shot(table=table, windows=tuple(windows), answer=answer.strip())
+    return Shot(
+        table=table,
+        windows=tuple(windows),
+        promoted=lists["+"],
+        demoted=lists["-"],
+        answer=answer.strip(),
+    )

@@ -5,12 +5,13 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 import numpy as np
 
-from autointerp.explainers.words import stem
-from autointerp.sampling.windows import LatentRecord, TokenTable, Window
+from autointerp.explainers.words import printable, stem
+from autointerp.sampling.windows import LatentRecord, TokenTable, Window, defuse
 
 LEAST = 0.1
 """Words that carry less than this share of what the first one does are not listed."""
@@ -47,9 +48,14 @@ def level(activation: float, largest: float) -> int:
 
 
 def show_windows(
-    windows: Sequence[Window], table: TokenTable, *, threshold: float, largest: float | None
+    windows: Sequence[Window],
+    table: TokenTable,
+    *,
+    threshold: float,
+    largest: float | None,
+    name: str = "Excerpt",
 ) -> str:
-    """The windows as numbered lines, each a JSON string with `<<` `>>` around the active tokens.
+    """The windows as numbered lines `NAME i: ...`, each a JSON string with `<<` `>>` around the active tokens.
 
     With `largest` (the latent's largest activation) a second line lists each marked token with its
     activation from 1 to 10. JSON strings keep corpus text inside its line and its quotes.
@@ -57,7 +63,7 @@ def show_windows(
     lines = []
     for number, window in enumerate(windows, start=1):
         marks = active_marks(window, threshold)
-        lines.append(f"Excerpt {number}: {quoted(table.marked(window.tokens, marks))}")
+        lines.append(f"{name} {number}: {quoted(table.marked(window.tokens, marks))}")
         if largest is not None:
             texts = table.texts(window.tokens)
             levels = [
@@ -72,6 +78,40 @@ def show_windows(
 def quoted(text: str) -> str:
     """Corpus text as a JSON string without any character that ends a line."""
     return json.dumps(text, ensure_ascii=False).translate(_LINE_ENDS)
+
+
+def quoted_list(texts: Sequence[str]) -> str:
+    """Pieces of corpus text as a JSON list on one line, our marks broken up."""
+    return f"[{', '.join(quoted(defuse(text)) for text in texts)}]"
+
+
+def spelled_tokens(window: Window, table: TokenTable) -> list[tuple[str, float]]:
+    """The window's tokens that can be shown, as (text, activation), in order.
+
+    Tokens that hold one character together are one, with the largest of their activations; special
+    tokens are left out. The texts together are the text of the window.
+    """
+    out: list[tuple[str, float]] = []
+    pending = 0.0
+    for token, text, activation in zip(
+        window.tokens, table.texts(window.tokens), window.activations, strict=True
+    ):
+        if not table.names_special(int(token)):
+            pending = max(pending, float(activation))
+        if text:
+            out.append((text, pending))
+            pending = 0.0
+    return out
+
+
+def output_tokens(rows: Sequence[Mapping[str, Any]] | None, table: TokenTable, n: int) -> list[str]:
+    """The first `n` tokens of a list of output logits that are readable text, each text once.
+
+    `rows` as in `top_logits` of `latents`; None gives an empty list.
+    """
+    texts = (table.text([row["token"]]) for row in rows or ())
+    shown = (text for text in texts if printable(text.strip()) or text.isspace())
+    return list(dict.fromkeys(shown))[:n]
 
 
 def marked_words(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 
 MAX_CHARACTERS = 1_000
 """Longer explanations are cut at the last whole word."""
+EMPTY = "the explanation is empty"
 
 _KEY = re.compile(r"^[\s>*#_`\[(\"'-]*explanation[\s*_`\])]*:[\s*_`]*(.*)$", re.IGNORECASE)
 _THOUGHT = re.compile(r"<think>.*?</think>", re.DOTALL | re.IGNORECASE)
@@ -93,7 +94,7 @@ def clean(text: str) -> str:
 
 def _judged(text: str) -> Reading:
     if not any(c.isalnum() for c in text):
-        return Reading(status="failed", reason="the explanation is empty")
+        return Reading(status="failed", reason=EMPTY)
     if _REFUSAL.match(text):
         return Reading(status="failed", reason="the model refused")
     if _NOTHING.match(text.rstrip(".!")):

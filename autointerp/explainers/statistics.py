@@ -8,7 +8,6 @@ label somebody paid for has to clear. The rule is ours; see docs/explainers/stat
 from __future__ import annotations
 
 import math
-import unicodedata
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Annotated, Any, ClassVar
@@ -17,7 +16,7 @@ import numpy as np
 from pydantic import Field
 
 from autointerp.explainers.base import ExplainContext, ExplainerConfig, Explanation, explainer
-from autointerp.explainers.words import stem
+from autointerp.explainers.words import printable, stem
 from autointerp.llm.types import Capability
 from autointerp.sampling.windows import LatentRecord, TokenTable
 
@@ -213,11 +212,8 @@ def quote(text: str) -> str:
 
 
 def readable(text: str) -> bool:
-    """Whether every character can be shown (no replacement, control or direction characters)."""
-    return bool(text) and (
-        text in _NAMES
-        or not any(c == "\ufffd" or unicodedata.category(c) in ("Cc", "Cf", "Cs", "Co", "Cn") for c in text)
-    )
+    """Whether a label can show a word: every character can be, or it has a name."""
+    return text in _NAMES or printable(text)
 
 
 def _train_total(statistics: Mapping[str, Any], token_counts: np.ndarray) -> float:

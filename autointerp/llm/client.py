@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 
+from autointerp.llm.budget import Budget, most_usd
+from autointerp.llm.prices import Price
 from autointerp.llm.store import ReplyStore
 from autointerp.llm.types import Backend, Capability, ErrorKind, Reply, Request
 
@@ -63,12 +65,26 @@ class StoredModel:
     it comes, so an interrupted call loses none; errors are returned but never stored, so the
     next call asks again. A stored reply keeps the usage it was made with; `stats` tells how many
     were stored and how many sent.
+
+    A reply whose backend does not know its cost gets it from `price`. With a `budget`, requests are
+    sent in groups that cannot overrun it together, and every reply of a group is waited for.
     """
 
-    def __init__(self, backend: Backend, store: ReplyStore, progress: OnProgress | None = None) -> None:
+    def __init__(
+        self,
+        backend: Backend,
+        store: ReplyStore,
+        progress: OnProgress | None = None,
+        *,
+        price: Price | None = None,
+        budget: Budget | None = None,
+    ) -> None:
+        assert budget is None or price is not None, "a budget needs a price"
         self.backend = backend
         self.store = store
         self.progress = progress
+        self.price = price
+        self.budget = budget
         self.identity: str = backend.identity
         self.capabilities: frozenset[Capability] = backend.capabilities
         self.stats = ModelStats()
@@ -76,8 +92,9 @@ class StoredModel:
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the order of the requests.
 
-        Raises `ModelUnavailableError` if the model cannot be reached (replies already given are
-        stored) and `UserError` if the store cannot be read or written.
+        Raises `ModelUnavailableError` if the model cannot be reached and `BudgetReachedError` if the
+        budget does not allow a request (replies already given are stored), and `UserError` if the
+        store cannot be read or written.
         """
         keys = [request.key(self.identity) for request in requests]
         stats = self.stats
@@ -93,13 +110,51 @@ class StoredModel:
                 missing[key] = request
         if replies and self.progress is not None:
             self.progress(stats)
-        if missing:
-            self._ask(missing, replies)
+        for affordable in self._affordable(missing):
+            self._ask(affordable, replies)
         return [replies[key] for key in keys]
 
     def count_tokens(self, text: str) -> int | None:
         """Tokens of a text in this model's tokenizer; None if it is not known."""
         return self.backend.count_tokens(text)
+
+    def record_use(self) -> None:
+        """Write the counts so far into the store, for `autointerp replies`; called once, at the end."""
+        stats = self.stats
+        if stats.requests:
+            self.store.record_use(
+                self.identity,
+                requests=stats.requests,
+                stored=stats.stored,
+                duplicates=stats.duplicates,
+                sent=stats.sent,
+                errors=stats.errors.total(),
+                cost_usd=stats.cost_usd,
+            )
+
+    def _affordable(self, missing: dict[str, Request]) -> Iterator[dict[str, Request]]:
+        """The requests in groups whose dearest outcome fits into what is left; all at once without a budget."""
+        if self.budget is None or self.price is None:
+            if missing:
+                yield missing
+            return
+        left = [(key, request, most_usd(request, self.price)) for key, request in missing.items()]
+        while left:
+            n, total = 0, 0.0
+            while n < len(left) and total + left[n][2] <= self.budget.left_usd:
+                total += left[n][2]
+                n += 1
+            if n == 0:
+                raise self.budget.reached(left[0][2], len(left))
+            yield {key: request for key, request, _ in left[:n]}
+            del left[:n]
+
+    def _priced(self, request: Request, reply: Reply) -> Reply:
+        if self.price is not None and reply.usage.cost_usd is None:
+            reply = replace(reply, usage=replace(reply.usage, cost_usd=self.price.of(reply.usage)))
+        if self.budget is not None and self.price is not None:
+            self.budget.add(request, reply, self.price)
+        return reply
 
     def _ask(self, missing: dict[str, Request], replies: dict[str, Reply]) -> None:
         keys = list(missing)
@@ -107,7 +162,7 @@ class StoredModel:
         def on_reply(index: int, reply: Reply) -> None:
             key = keys[index]
             assert key not in replies, "a backend answered the same request twice"
-            replies[key] = reply
+            replies[key] = reply = self._priced(missing[key], reply)
             self.store.put(key, missing[key], reply, self.identity)
             self.stats.add_sent(reply)
             if self.progress is not None:

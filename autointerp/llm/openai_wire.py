@@ -155,8 +155,8 @@ def _usage(value: Any, options: OpenAIOptions, seconds: float) -> Usage:
     cached = _count(details, "cached_tokens") if isinstance(details, Mapping) else None
     prices = options.price_prompt_usd_per_million, options.price_completion_usd_per_million
     cost = None
-    if prices != (None, None) and prompt is not None and completion is not None:
-        cost = (prompt * (prices[0] or 0.0) + completion * (prices[1] or 0.0)) / 1e6
+    if prices[0] is not None and prices[1] is not None and prompt is not None and completion is not None:
+        cost = (prompt * prices[0] + completion * prices[1]) / 1e6
     return Usage(
         prompt_tokens=prompt,
         completion_tokens=completion,

@@ -104,9 +104,9 @@ class OpenAIOptions(BackendOptions):
     """Send `continue_final_message` and `add_generation_prompt` (vLLM, SGLang) when the last message is
     the assistant's; by default for every server but OpenAI's own."""
     price_prompt_usd_per_million: Annotated[float, Field(ge=0)] | None = not_a_result(None)
-    """Price of a million prompt tokens; unset: cost is unknown, never 0."""
+    """Price of a million prompt tokens; unset: that of a table of prices, else unknown, never 0."""
     price_completion_usd_per_million: Annotated[float, Field(ge=0)] | None = not_a_result(None)
-    """Price of a million generated tokens; unset: cost is unknown, never 0."""
+    """Price of a million generated tokens; unset: that of a table of prices, else unknown, never 0."""
 
     @field_validator("base_url")
     @classmethod

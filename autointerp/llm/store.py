@@ -36,6 +36,18 @@ CREATE TABLE IF NOT EXISTS replies (
     cost_usd REAL
 )
 """
+_USES_TABLE = """
+CREATE TABLE IF NOT EXISTS uses (
+    ended REAL NOT NULL,
+    model TEXT NOT NULL,
+    requests INTEGER NOT NULL,
+    stored INTEGER NOT NULL,
+    duplicates INTEGER NOT NULL,
+    sent INTEGER NOT NULL,
+    errors INTEGER NOT NULL,
+    cost_usd REAL
+)
+"""
 _INSERT = "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
 
 _Row = tuple[str, str, str, str, float, int | None, int | None, float | None]
@@ -127,6 +139,23 @@ class ReplyStore:
                 lambda: (not self._pending and not self._n_writing) or self._failure is not None
             )
             self._raise_failure()
+
+    def record_use(
+        self,
+        model: str,
+        *,
+        requests: int,
+        stored: int,
+        duplicates: int,
+        sent: int,
+        errors: int,
+        cost_usd: float | None,
+    ) -> None:
+        """Write down what a process that ends asked of a model, for `autointerp replies`."""
+        row = (time.time(), model, requests, stored, duplicates, sent, errors, cost_usd)
+        with self._explained(), self._reading, self._reader:
+            self._reader.execute(_USES_TABLE)
+            self._reader.execute("INSERT INTO uses VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def counts(self) -> StoreCounts:
         """How many replies the file holds, with their tokens and cost."""

@@ -19,22 +19,21 @@ def plan_views(plan: Plan) -> list[View]:
 
 
 def _models(plan: Plan) -> View:
-    rows = []
+    rows, notes = [], []
     for model in plan.models:
         price = model.price
-        known = price is not None
         rows.append(
             [
                 f"{model.role}: {model.model} ({model.backend})",
-                numbers.usd(price.prompt) if price else numbers.DASH,
-                numbers.usd(price.completion) if price else numbers.DASH,
+                numbers.DASH if price is None else _price(price.prompt),
+                numbers.DASH if price is None else _price(price.completion),
                 numbers.count(model.tokens_per_second),
-                f"prices {price.source if price and known else 'unknown, so cost is'}; tokens {model.counted}; "
-                f"pace {model.pace}",
             ]
         )
-    columns = ("model", "prompt $/M", "reply $/M", "tokens/s", "from")
-    return View(title="Models", columns=columns, rows=rows)
+        source = "unknown, so its cost is unknown" if price is None else price.source
+        notes.append(f"{model.role}: price {source}; tokens {model.counted}; tokens/s {model.pace}")
+    columns = ("", "prompt $/M", "reply $/M", "tokens/s")
+    return View(title="Models", columns=columns, rows=rows, note="\n".join(notes))
 
 
 def _scope(scope: Scope, plan: Plan) -> View:
@@ -50,7 +49,10 @@ def _scope(scope: Scope, plan: Plan) -> View:
     else:
         whole = scope.name == "dictionary"
         title = f"{'All latents that are alive' if whole else 'Latents asked for'}: {scope.n_latents:,}"
-        note = "every explainer and scorer on every latent, nothing stored before; requests latents share count once each"
+        note = (
+            "every explainer and scorer on every latent, nothing stored before; an upper bound where latents "
+            "share requests"
+        )
     rows = [_row(amount) for amount in scope.steps] + [_row(scope.total)]
     return View(title=title, columns=_COLUMNS, rows=rows, note=note)
 
@@ -71,6 +73,10 @@ def _row(amount: Amount) -> list[str]:
         numbers.usd(amount.most_usd),
         numbers.DASH if amount.hours is None else _hours(amount.hours),
     ]
+
+
+def _price(usd: float) -> str:
+    return f"${usd:,.2f}" if usd >= 0.1 or usd == 0 else numbers.usd(usd)
 
 
 def _hours(hours: float) -> str:

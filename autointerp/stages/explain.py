@@ -35,10 +35,12 @@ def steps(config: RunConfig, models: Models) -> list[Step]:
 
 def _explain_step(config: RunConfig, models: Models, instance: ExplainerInstance) -> Step:
     needs_model = bool(instance.explainer.requires())
+    needs_judge = bool(instance.requires_judge)
 
     def work(run: RunDirectory) -> StepResult:
         model = models.open("explainer", run) if needs_model else None
-        return explain(config, run, instance, model)
+        judge = models.open("judge", run) if needs_judge else None
+        return explain(config, run, instance, model, judge)
 
     return Step(
         name=f"explain/{instance.name}",
@@ -49,6 +51,7 @@ def _explain_step(config: RunConfig, models: Models, instance: ExplainerInstance
             "latents_per_shard": config.explain.latents_per_shard,
             "explainer": dict(instance.config),
             "model": models.identity("explainer", needs_model),
+            **({"judge": models.identity("judge", True)} if needs_judge else {}),
         },
         inputs=("cache", "sample") if instance.explainer.uses_windows else ("cache",),
         folders=(f"explanations/{instance.name}",),
@@ -72,15 +75,21 @@ def _control_step(config: RunConfig, instance: ExplainerInstance) -> Step:
 
 
 def explain(
-    config: RunConfig, run: RunDirectory, instance: ExplainerInstance, model: StoredModel | None
+    config: RunConfig,
+    run: RunDirectory,
+    instance: ExplainerInstance,
+    model: StoredModel | None,
+    judge: StoredModel | None = None,
 ) -> StepResult:
     """Write the explanations of one explainer, shard by shard; shards that exist are kept."""
     latents = select_latents(instance.latents, run, config.seed, f"explainers.{instance.name}.latents")
     tokens, token_counts = read_vocabulary(run)
-    context = ExplainContext(model=model, tokens=tokens, token_counts=token_counts, seed=config.seed)
+    context = ExplainContext(
+        model=model, tokens=tokens, token_counts=token_counts, seed=config.seed, judge=judge
+    )
     size = config.explain.latents_per_shard
     shards = [latents[i : i + size] for i in range(0, len(latents), size)] or [[]]
-    with ShardProgress(f"explain/{instance.name}", shards, model) as progress:
+    with ShardProgress(f"explain/{instance.name}", shards, judge or model) as progress:
         for index, ids in enumerate(shards):
             path = run.shard("explanations", instance.name, index=index)
             if path.exists():
@@ -190,11 +199,10 @@ def _another(
 def _result(run: RunDirectory, name: str, n_shards: int) -> StepResult:
     folder = f"explanations/{name}"
     table = run.dataset("explanations", name).read(
-        columns=["status", "reason", "cost_usd", "prompt_tokens", "completion_tokens", "model"]
+        columns=["status", "reason", "cost_usd", "prompt_tokens", "completion_tokens"]
     )
     costs = table.column("cost_usd").to_pylist()
     reasons = Counter(reason for reason in table.column("reason").to_pylist() if reason)
-    asked = any(m is not None for m in table.column("model").to_pylist())
     return StepResult(
         n_shards={folder: n_shards},
         n_rows={folder: table.num_rows},
@@ -204,5 +212,5 @@ def _result(run: RunDirectory, name: str, n_shards: int) -> StepResult:
             "prompt_tokens": sum(t or 0 for t in table.column("prompt_tokens").to_pylist()),
             "completion_tokens": sum(t or 0 for t in table.column("completion_tokens").to_pylist()),
         },
-        cost_usd=sum(c or 0.0 for c in costs) if asked and any(c is not None for c in costs) else None,
+        cost_usd=sum(c or 0.0 for c in costs) if any(c is not None for c in costs) else None,
     )

@@ -5,7 +5,9 @@ from __future__ import annotations
 import hashlib
 import logging
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autointerp import explainers as explainer_room
@@ -13,9 +15,11 @@ from autointerp import scorers as scorer_room
 from autointerp.artifacts import RunDirectory
 from autointerp.config import Latents, RunConfig, parse_table
 from autointerp.errors import UserError, unknown_name
-from autointerp.explainers.base import Explainer, get_explainer
+from autointerp.explainers.base import Explainer, get_explainer, judge_needs
 from autointerp.llm import registry
+from autointerp.llm.budget import Budget
 from autointerp.llm.client import ModelStats, StoredModel
+from autointerp.llm.prices import PRICES_VARIABLE, price_of
 from autointerp.llm.store import ReplyStore
 from autointerp.llm.types import Capability
 from autointerp.progress import Tracker
@@ -43,6 +47,11 @@ class ExplainerInstance:
     latents: Latents
     config: Mapping[str, Any]
     """What its results depend on: kind, version, options, prompt hashes."""
+
+    @property
+    def requires_judge(self) -> frozenset[Capability]:
+        """What the judging model must be able to do; empty if it asks none."""
+        return judge_needs(self.explainer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -79,6 +88,11 @@ def build_explainers(config: RunConfig) -> list[ExplainerInstance]:
         registry.require(
             config.models.explainer, explainer.requires(), f"explainer {name!r}", "models.explainer"
         )
+        judging = judge_needs(explainer)
+        registry.require(config.models.judge, judging, f"explainer {name!r}", "models.judge")
+        if (check := getattr(explainer, "check", None)) is not None:
+            check()
+        _warn_of_small_judge(config, f"explainer {name!r}", judging)
         built.append(
             ExplainerInstance(
                 name=name,
@@ -104,7 +118,7 @@ def build_scorers(config: RunConfig) -> list[ScorerInstance]:
         registry.require(config.models.judge, scorer.requires(), f"scorer {name!r}", "models.judge")
         if (check := getattr(scorer, "check", None)) is not None:
             check()
-        _warn_of_small_judge(config, name, scorer)
+        _warn_of_small_judge(config, f"scorer {name!r}", scorer.requires())
         built.append(
             ScorerInstance(
                 name=name,
@@ -162,10 +176,11 @@ class ShardProgress:
 class Models:
     """The language models of a run, opened when first asked for and shared by equal settings."""
 
-    def __init__(self, config: RunConfig) -> None:
+    def __init__(self, config: RunConfig, budget: Budget | None = None) -> None:
         self.config = config
+        self.budget = budget
         self._backends: dict[str, Any] = {}
-        self._stores: list[ReplyStore] = []
+        self._opened: list[StoredModel] = []
         self._subject: SteeredSubject | None = None
 
     def steered_subject(self) -> SteeredSubject:
@@ -182,9 +197,20 @@ class Models:
         key = options.model_dump_json()
         if key not in self._backends:
             self._backends[key] = registry.open_backend(options)
-        store = ReplyStore(self.config.models.reply_store or run.root / "replies.sqlite")
-        self._stores.append(store)
-        return StoredModel(self._backends[key], store)
+        store = ReplyStore(reply_store(self.config, run))
+        model = StoredModel(self._backends[key], store, price=price_of(options), budget=self.budget)
+        self._opened.append(model)
+        return model
+
+    def check_price(self, role: str) -> None:
+        """Raises `UserError` if there is a budget and a role's model has no known price."""
+        options = registry.parse_model(getattr(self.config.models, role), f"models.{role}")
+        if self.budget is not None and price_of(options) is None:
+            raise UserError(
+                f"--max-cost: the price of models.{role}.model {options.model!r} is not known; set its "
+                "price_prompt_usd_per_million and price_completion_usd_per_million, or name a table of prices in "
+                f"{PRICES_VARIABLE}"
+            )
 
     def identity(self, role: str, needed: bool) -> dict[str, Any] | None:
         """What answers depend on, for fingerprints; None where the role is not needed."""
@@ -195,25 +221,32 @@ class Models:
 
     def close(self) -> None:
         """Free the models."""
-        for store in self._stores:
-            store.close()
+        for model in self._opened:
+            with suppress(UserError):  # what broke the store was told already, or is when it is closed
+                model.record_use()
+            model.store.close()
         for backend in self._backends.values():
             backend.close()
-        self._stores, self._backends, self._subject = [], {}, None
+        self._opened, self._backends, self._subject = [], {}, None
 
 
-def _warn_of_small_judge(config: RunConfig, name: str, scorer: Scorer) -> None:
-    """Say at start that a judge is too small for the questions a scorer asks (its numbers would be chance)."""
-    asks = scorer.requires() & {Capability.GENERATE, Capability.PROMPT_LOGPROBS}
+def reply_store(config: RunConfig, run: RunDirectory) -> Path:
+    """The file of stored replies of a run."""
+    return Path(config.models.reply_store or run.root / "replies.sqlite")
+
+
+def _warn_of_small_judge(config: RunConfig, who: str, needs: frozenset[Capability]) -> None:
+    """Say at start that a judge is too small for the questions it is asked (its numbers would be chance)."""
+    asks = needs & {Capability.GENERATE, Capability.PROMPT_LOGPROBS}
     table = config.models.judge
     if not asks or table.get("backend") != "local":
         return
     size = parameter_count(str(table["model"]))
     if size is not None and size < ABLE_PARAMETERS:
         log.warning(
-            "scorer %r asks its judge questions, and models.judge.model %r has %d million parameters: too few to "
+            "%s asks its judge questions, and models.judge.model %r has %d million parameters: too few to "
             "answer them better than chance; use readout 'likelihood' or a larger judge",
-            name,
+            who,
             table["model"],
             round(size / 1e6),
         )
