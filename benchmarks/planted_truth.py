@@ -22,7 +22,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 sys.path.insert(0, str(Path(__file__).parent.parent))
@@ -185,7 +184,7 @@ def main() -> None:
         "judge": name,
         "n_concepts": int(explained.latent.nunique()),
         "scorers": rows,
-        "coverage": {s: float(g.coverage.mean()) for s, g in explained.groupby("scorer", sort=False)},
+        "coverage": {s: _number(g.coverage.mean(), 3) for s, g in explained.groupby("scorer", sort=False)},
         "tokens_per_label": {s: {k: _number(v) for k, v in r.items()} for s, r in usage.iterrows()},
     }
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -195,8 +194,8 @@ def main() -> None:
     print(f"\nwritten: {path}")
 
 
-def _number(value: float) -> float | None:
-    return None if np.isnan(value) else round(float(value), 1)
+def _number(value: Any, digits: int = 1) -> float | None:
+    return None if pd.isna(value) else round(float(value), digits)
 
 
 if __name__ == "__main__":
