@@ -89,7 +89,7 @@ def test_failed_requests_are_rows_with_a_reason() -> None:
     everything, _ = judge_one(lambda r: Reply(error=ErrorKind.SERVER, error_message="x"))
     assert (everything.score["value"], everything.score["status"]) == (None, "failed")
     assert "server: x" in everything.score["reason"]
-    assert everything.score["worst_case_accuracy"] is None
+    assert everything.score["worst_case_accuracy"] == 0.0
 
 
 @pytest.mark.parametrize(
