@@ -48,6 +48,10 @@ class Given:
         """The file's hash, so that results follow its content. Raises `UserError` if it cannot be read."""
         return {"file": hashlib.blake2b(self._bytes(), digest_size=16).hexdigest()}
 
+    def check(self) -> None:
+        """Read the file before any work starts. Raises `UserError` if it is of another form."""
+        _ = self.labels
+
     def explain(self, records: Sequence[LatentRecord], context: ExplainContext) -> list[Explanation]:
         """The file's labels of some latents."""
         explanations = []

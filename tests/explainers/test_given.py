@@ -64,6 +64,6 @@ def test_a_file_that_will_not_do_is_one_line(tmp_path, name, content, said):
     if content is not None:
         path.write_text(content)
     with pytest.raises(UserError) as caught:
-        explain(path)
+        Given(GivenConfig(path=str(path))).check()
     assert said in str(caught.value)
     assert "\n" not in str(caught.value)
