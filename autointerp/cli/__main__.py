@@ -1,0 +1,5 @@
+"""`python -m autointerp.cli`."""
+
+from autointerp.cli import main
+
+main()
