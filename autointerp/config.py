@@ -155,6 +155,15 @@ class CorpusConfig(Section):
     equal documents fall on the same side."""
 
 
+class ReservoirConfig(Section):
+    """`[cache.reservoir]`: keep a bounded sample of each latent's contexts instead of all of them."""
+
+    n_random: Annotated[int, Field(ge=1)] = 128
+    """Contexts kept of each latent and split, drawn uniformly among those in which it is active."""
+    n_top: Annotated[int, Field(ge=0)] = 64
+    """Contexts kept beside them, those with the largest activation."""
+
+
 class CacheConfig(Section):
     """`[cache]`: tokens through the subject and the dictionary."""
 
@@ -185,6 +194,9 @@ class CacheConfig(Section):
     n_neighbours: Annotated[int, Field(ge=0, le=1_000)] = 10
     """Length of the lists `neighbours`: each latent's nearest ones by cosine of decoder directions. The
     work grows with the square of the number of latents; 0 leaves it out."""
+    reservoir: ReservoirConfig | None = None
+    """Keep only so many contexts of each latent, whatever the number of tokens, for millions of latents on
+    a small disk; by default every activation is kept."""
 
 
 class SampleConfig(Section):

@@ -52,7 +52,9 @@ class ShardWriter:
             self._writer = pq.ParquetWriter(
                 self._temporary,
                 schema,
-                compression="zstd",
+                compression=self.spec.compression,
+                use_dictionary=not self.spec.encodings,
+                column_encoding=dict(self.spec.encodings) or None,
                 sorting_columns=[pq.SortingColumn(_leaf_index(schema, name)) for name in self.spec.sorted_by],
             )
         except OSError as error:

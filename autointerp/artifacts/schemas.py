@@ -7,7 +7,8 @@ The reference page of the documentation is generated from this module.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import pyarrow as pa
 
@@ -30,6 +31,9 @@ class DatasetSpec:
     """Rows per Parquet row group: the least a reader of a few latents has to read."""
     folders: str = ""
     """Folders below the dataset's own, as in `SCORER/EXPLAINER`; empty where shards lie directly."""
+    compression: str = "zstd"
+    encodings: Mapping[str, str] = field(default_factory=dict)
+    """Parquet encodings of numeric columns, all of them or none; by default dictionaries, as for text."""
 
 
 def _column(name: str, kind: pa.DataType, description: str, nullable: bool = False) -> pa.Field:
@@ -136,12 +140,41 @@ ACTIVATIONS = DatasetSpec(
     row="one non-zero activation at an unmasked position",
     sorted_by=("latent", "context", "position"),
     rows_per_group=131_072,
+    encodings={
+        "latent": "DELTA_BINARY_PACKED",
+        "context": "DELTA_BINARY_PACKED",
+        "position": "PLAIN",
+        "activation": "BYTE_STREAM_SPLIT",
+    },
     schema=pa.schema(
         [
             _LATENT,
             _column("context", pa.uint32(), "Context it was seen in."),
             _column("position", pa.uint16(), "Position in that context, from 0."),
             _column("activation", pa.float32(), "Activation of the latent, in the dictionary's own units."),
+        ]
+    ),
+)
+
+RESERVOIR = DatasetSpec(
+    name="reservoir",
+    row="one latent in one split, of a cache with `[cache.reservoir]` (else there is no such dataset)",
+    sorted_by=("latent",),
+    rows_per_group=131_072,
+    schema=pa.schema(
+        [
+            _LATENT,
+            _column("split", pa.string(), "`train` or `test`."),
+            _column("n_contexts", pa.uint64(), "Contexts in which it is active."),
+            _column("n_random", pa.uint64(), "Of these, contexts in the uniform sample."),
+            _column("n_kept", pa.uint64(), "Of these, contexts whose activations are in `activations`."),
+            _column(
+                "known_through",
+                pa.uint64(),
+                "Contexts whose priority (a hash of seed and context) is at most this are known: the latent is "
+                "active in them where `activations` says so, and nowhere else. Null: every context is known.",
+                True,
+            ),
         ]
     ),
 )
@@ -413,7 +446,17 @@ SCORES = DatasetSpec(
 
 DATASETS: dict[str, DatasetSpec] = {
     spec.name: spec
-    for spec in (VOCABULARY, CONTEXTS, ACTIVATIONS, LATENTS, EXAMPLES, EXPLANATIONS, JUDGEMENTS, SCORES)
+    for spec in (
+        VOCABULARY,
+        CONTEXTS,
+        ACTIVATIONS,
+        RESERVOIR,
+        LATENTS,
+        EXAMPLES,
+        EXPLANATIONS,
+        JUDGEMENTS,
+        SCORES,
+    )
 }
 """All datasets of a run directory, by name, in the order the stages write them."""
 
@@ -434,7 +477,7 @@ def table_of(name: str, rows: list[dict[str, object]]) -> pa.Table:
         if not names.issuperset(row):
             raise ValueError(f"{name}: no such column: {sorted(set(row) - names)}")
     table = pa.Table.from_pylist(rows, schema=schema)
-    for field in schema:
-        if not field.nullable and table.column(field.name).null_count:
-            raise ValueError(f"{name}.{field.name}: null in a column that allows none")
+    for column in schema:
+        if not column.nullable and table.column(column.name).null_count:
+            raise ValueError(f"{name}.{column.name}: null in a column that allows none")
     return table

@@ -3,21 +3,23 @@
 While text is read, each batch of contexts leaves one intermediate shard, sorted by (latent, context,
 position) in itself. The latents are then cut into ranges that each hold about as many activations as
 fit in memory, and for each range the matching row groups of every intermediate shard are read and
-merged. Memory is that of one range, whatever the number of tokens.
+merged. Both steps count instead of comparing, so the work grows in proportion to the activations.
+Memory is that of one range, whatever the number of tokens.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from autointerp.artifacts.dataset import Dataset, ShardWriter, read_row_groups_with
+from autointerp.artifacts.dataset import read_row_groups_with, read_shard
 from autointerp.artifacts.schemas import ACTIVATIONS, DatasetSpec
 
 INTERMEDIATE = DatasetSpec(
@@ -26,36 +28,40 @@ INTERMEDIATE = DatasetSpec(
     sorted_by=("latent", "context", "position"),
     rows_per_group=32_768,
     schema=ACTIVATIONS.schema.append(pa.field("token", pa.uint32(), nullable=False)),
+    compression="none",
+    encodings={**ACTIVATIONS.encodings, "activation": "PLAIN", "token": "PLAIN"},
 )
 """Shards left by the first half of the cache stage; removed when the transpose is done."""
 
 
-def write_intermediate(
-    path: Path,
-    latent: NDArray[np.uint32],
-    context: NDArray[np.uint32],
-    position: NDArray[np.uint16],
-    activation: NDArray[np.float32],
-    token: NDArray[np.uint32],
-) -> None:
-    """Write one intermediate shard from parallel arrays that are in (context, position) order."""
-    order = np.argsort(latent, kind="stable")
-    columns: dict[str, NDArray[Any]] = {
-        "latent": latent,
-        "context": context,
-        "position": position,
-        "activation": activation,
-        "token": token,
-    }
-    with ShardWriter(path, INTERMEDIATE) as writer:
-        writer.write(pa.table({name: values[order] for name, values in columns.items()}))
+def by_latent(columns: Mapping[str, NDArray[Any]]) -> pa.Table:
+    """Columns of `INTERMEDIATE` in (context, position) order as a table sorted by latent first."""
+    order = stable_order(columns["latent"])
+    return pa.table({name: columns[name][order] for name in INTERMEDIATE.schema.names})
 
 
-def count_by_latent(folder: Path, n_latents: int) -> NDArray[np.int64]:
-    """Number of activations of each latent over all intermediate shards, [n_latents]."""
+def stable_order(keys: NDArray[np.uint32]) -> NDArray[Any]:
+    """Indices that sort keys, equal ones in their order, [n]; by counting, so keys should be dense.
+
+    The transpose of a sparse matrix with one entry per row is that order.
+    """
+    from scipy.sparse import csr_array
+
+    n = len(keys)
+    if n == 0:
+        return np.empty(0, dtype=np.int32)
+    kind = np.int32 if n < 2**31 and keys.max() < 2**31 - 1 else np.int64
+    entries = (np.arange(n, dtype=kind), keys.astype(kind), np.arange(n + 1, dtype=kind))
+    order: NDArray[Any] = csr_array(entries, shape=(n, int(keys.max()) + 1), copy=False).tocsc().data
+    return order
+
+
+def count_by_latent(shards: Sequence[Path], n_latents: int) -> NDArray[np.int64]:
+    """Number of activations of each latent over intermediate shards, [n_latents]."""
     counts = np.zeros(n_latents, dtype=np.int64)
-    for table in Dataset(folder, INTERMEDIATE).iter_shards(columns=["latent"]):
-        counts += np.bincount(table.column("latent").to_numpy(), minlength=n_latents)
+    for path in shards:
+        latent = read_shard(path, INTERMEDIATE, ["latent"]).column("latent").to_numpy()
+        counts += np.bincount(latent, minlength=n_latents)
     return counts
 
 
@@ -75,17 +81,43 @@ def plan_ranges(counts: NDArray[np.int64], rows_per_shard: int) -> list[tuple[in
     return ranges
 
 
-def gather(shards: Sequence[Path], first: int, last: int) -> pa.Table:
-    """All activations of latents [first, last), sorted by (latent, context, position), with tokens."""
-    parts = []
+def gather(shards: Sequence[Path], first: int, last: int, counts: NDArray[np.int64]) -> pa.Table:
+    """All activations of latents [first, last), sorted by (latent, context, position), with tokens.
+
+    `counts` are those of `count_by_latent`, over these same shards: they say where each latent's rows
+    begin, and each shard's rows are put right there.
+    """
+    counts = counts[first:last]
+    free = np.cumsum(counts) - counts
+    total = int(counts.sum())
+    columns: dict[str, NDArray[Any]] = {
+        field.name: np.empty(total, field.type.to_pandas_dtype())
+        for field in INTERMEDIATE.schema
+        if field.name != "latent"
+    }
     for path in shards:
         table = read_row_groups_with(path, INTERMEDIATE, first, last)
-        latent = table.column("latent")
-        inside = pc.and_(
-            pc.greater_equal(latent, pa.scalar(first, pa.uint32())),
-            pc.less(latent, pa.scalar(last, pa.uint64())),
-        )
-        parts.append(table.filter(inside))
-    table = pa.concat_tables(parts).combine_chunks() if parts else INTERMEDIATE.schema.empty_table()
-    order = np.argsort(table.column("latent").to_numpy(), kind="stable")
-    return table.take(pa.array(order))
+        latent = table.column("latent").to_numpy()
+        begin, end = np.searchsorted(latent, [first, last])
+        here = np.bincount(latent[begin:end].astype(np.int64) - first, minlength=last - first)
+        # The k-th row of a latent in this shard goes k places after those of the shards before.
+        place = np.arange(end - begin) + np.repeat(free - (np.cumsum(here) - here), here)
+        for name, values in columns.items():
+            values[place] = table.column(name).slice(begin, end - begin).to_numpy()
+        free += here
+    latents = np.repeat(np.arange(first, last, dtype=np.uint32), counts)
+    return pa.table({"latent": latents, **columns})
+
+
+def gather_each(
+    shards: Sequence[Path], ranges: Sequence[tuple[int, int]], counts: NDArray[np.int64]
+) -> Iterator[pa.Table]:
+    """What `gather` gives for one range after another; the next is gathered while one is used."""
+    with ThreadPoolExecutor(1) as reader:
+        coming: deque[Future[pa.Table]] = deque()
+        for limits in ranges:
+            coming.append(reader.submit(gather, shards, *limits, counts))
+            if len(coming) == 2:
+                yield coming.popleft().result()
+        while coming:
+            yield coming.popleft().result()

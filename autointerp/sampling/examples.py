@@ -56,6 +56,8 @@ class Corpus:
     """Token ids, [n_contexts, context_size]."""
     is_test: NDArray[np.bool_]
     """Whether each context belongs to the test split, [n_contexts]."""
+    reach: Reach | None = None
+    """How far each latent's activations are known; None: everywhere."""
 
     @property
     def context_size(self) -> int:
@@ -65,6 +67,27 @@ class Corpus:
     def contexts_of(self, split: str) -> NDArray[np.int64]:
         """Indices of the contexts of a split."""
         return np.flatnonzero(self.is_test == (split == "test"))
+
+    def known_contexts(self, split: str, latent: int) -> NDArray[np.int64]:
+        """Indices of the contexts of a split of which it is known where the latent is active."""
+        contexts = self.contexts_of(split)
+        return contexts if self.reach is None else contexts[self.reach.knows(latent, split, contexts)]
+
+
+@dataclass(frozen=True, kw_only=True)
+class Reach:
+    """In which contexts each latent's activations are known (see `autointerp.sampling.reservoir`)."""
+
+    priority: NDArray[np.uint64]
+    """Of each context, [n_contexts]."""
+    through: NDArray[np.uint64]
+    """Last priority known of each latent, train and test, [n_latents, 2]."""
+
+    def knows(self, latent: int, split: str, contexts: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Of some contexts of a split, whether the latent's activations are known; outside them they may be
+        known of its strongest contexts only."""
+        known: NDArray[np.bool_] = self.priority[contexts] <= self.through[latent, SPLITS.index(split)]
+        return known
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -128,17 +151,16 @@ def sample_latents(
     drawn = {}
     activating = _Activating(block, corpus, config, seed)
     for split in SPLITS:
-        contexts = corpus.contexts_of(split)
         latents = [_Latent(activating, row, split) for row in range(len(block))]
         tiles, places = pools.similar.get(split), pools.places.get(split)
         cosines = None if tiles is None else _cosines(latents, tiles)
         for row, latent in enumerate(latents):
-            latent.draw_random(contexts)
+            latent.draw_random()
             if places is not None:
                 latent.draw_neighbours(places, neighbours[row][neighbours[row] >= 0])
             if tiles is not None and cosines is not None:
                 latent.draw_similar(tiles, cosines[row])
-            latent.draw_unread(contexts)
+            latent.draw_unread()
         drawn[split] = latents
     parts = [part for pair in zip(*drawn.values(), strict=True) for one in pair for part in one.parts]
     return _table(parts, corpus, config.window_tokens)
@@ -203,10 +225,12 @@ class _Activating:
         spans = self._spans.take(self._windows[2 * row + SPLITS.index(split)])
         strategy = self.config.train_strategy if split == "train" else self.config.test_strategy
         rng = Stream.ACTIVATING.generator(self.seed, split, self.latents[row])
-        chosen = draw(spans.peak, n_asked(self.config, split, "activating"), strategy, rng)
-        drawn = spans.take(chosen)
-        here = replace(drawn, context=drawn.context - row * len(self.corpus.tokens))
-        return here, deciles(spans.peak)[chosen]
+        here = replace(spans, context=spans.context - row * len(self.corpus.tokens))
+        fair = None
+        if self.corpus.reach is not None:
+            fair = self.corpus.reach.knows(self.latents[row], split, here.context)
+        chosen = draw(spans.peak, n_asked(self.config, split, "activating"), strategy, rng, fair)
+        return here.take(chosen), deciles(spans.peak, fair)[chosen]
 
     def values(self, row: int, spans: Spans) -> NDArray[np.float32]:
         """A latent's activation at each token of windows, [len(spans), window]."""
@@ -236,9 +260,10 @@ class _Latent:
         spans, decile = activating.draw(row, split)
         self._add("activating", spans, decile=decile)
 
-    def draw_random(self, contexts: NDArray[np.int64]) -> None:
+    def draw_random(self) -> None:
         """Silent windows drawn uniformly over the contexts of the split."""
         if n := self._n("random"):
+            contexts = self.corpus.known_contexts(self.split, self.latent)
             self._add(
                 "random",
                 silent_spans(
@@ -253,9 +278,13 @@ class _Latent:
 
     def draw_neighbours(self, places: NDArray[np.int64], neighbours: NDArray[np.int64]) -> None:
         """Silent windows around activations of the neighbours (nearest first)."""
+        near = places[neighbours]
+        if (reach := self.corpus.reach) is not None:
+            context = np.maximum(near, 0) // self.corpus.context_size
+            near = np.where(reach.knows(self.latent, self.split, context), near, -1)
         spans, whose = neighbour_spans(
             self.codes,
-            places=places[neighbours],
+            places=near,
             n=self._n("neighbour"),
             trigger_position=None if self.config.placement == "tile" else self.config.trigger_position,
             taken=self.taken,
@@ -266,16 +295,22 @@ class _Latent:
 
     def draw_similar(self, tiles: SimilarTiles, cosine: NDArray[np.float32]) -> None:
         """Silent tiles with the largest `cosine` [n_tiles]."""
-        window = self.config.window_tokens
+        window, reach = self.config.window_tokens, self.corpus.reach
 
         def allowed(code: NDArray[np.int64]) -> NDArray[np.bool_]:
-            return is_silent(self.codes, code, window) & is_apart(code, self.taken, window)
+            free = is_silent(self.codes, code, window) & is_apart(code, self.taken, window)
+            if reach is None:
+                return free
+            return free & reach.knows(self.latent, self.split, code // self.corpus.context_size)
 
         chosen = best(cosine, tiles.code, self._n("similar"), allowed)
         self._add("similar", Spans.silent_at(tiles.code[chosen], self.corpus.context_size))
 
-    def draw_unread(self, contexts: NDArray[np.int64]) -> None:
+    def draw_unread(self) -> None:
         """Windows drawn uniformly without looking at anything, at distinct places."""
+        if not self._n("unread"):
+            return
+        contexts = self.corpus.known_contexts(self.split, self.latent)
         starts = self.corpus.context_size - self.config.window_tokens + 1
         if n := min(self._n("unread"), len(contexts) * starts):
             at = self._rng(Stream.UNREAD).choice(len(contexts) * starts, size=n, replace=False)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 import numpy as np
 import pyarrow as pa
@@ -17,18 +17,22 @@ def sample_places(
     context_size: int,
     most: int,
     seed: int,
+    is_known: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]] | None = None,
 ) -> NDArray[np.int64]:
     """At most `most` activations of each latent, drawn uniformly, as codes [n_latents, most].
 
     A code is context * context_size + position, -1 where a latent has fewer. `tables` are shards of
     `activations`, each latent whole in one of them; of their contexts those in `contexts_kept`
-    [n_contexts] count. One shard is held at a time. An activation's place in the draw is a hash of
+    [n_contexts] count, and if `is_known` is given the pairs of latents and contexts it says. One shard is held at a time. An activation's place in the draw is a hash of
     (seed, latent, code), so neither the cut into shards nor their order changes the result.
     """
     places = np.full((n_latents, most), -1, dtype=np.int64)
     for table in tables:
         context = table.column("context").to_numpy()
-        kept = np.flatnonzero(contexts_kept[context])
+        counts = contexts_kept[context]
+        if is_known is not None:
+            counts &= is_known(table.column("latent").to_numpy().astype(np.int64), context.astype(np.int64))
+        kept = np.flatnonzero(counts)
         latent = table.column("latent").to_numpy()[kept].astype(np.int64)
         if len(latent) == 0:
             continue

@@ -91,38 +91,50 @@ def trigger_spans(
     return Spans(context=context_kept, start=start_kept, peak=_segment_max(activation, first, last))
 
 
-def deciles(peak: NDArray[np.float32]) -> NDArray[np.uint8]:
-    """Decile of each value by rank, 1 weakest to 10 strongest (ties in order of appearance)."""
+def deciles(peak: NDArray[np.float32], fair: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
+    """Decile of each value by rank, 1 weakest to 10 strongest (ties in order of appearance).
+
+    With `fair` [n] ranks count those values only, a uniform sample, and the others are placed among them.
+    """
+    if fair is not None and not fair.all():
+        measured = np.sort(peak[fair])
+        below = np.minimum(np.searchsorted(measured, peak), max(len(measured) - 1, 0))
+        return (1 + below * 10 // max(len(measured), 1)).astype(np.uint8)
     rank = np.empty(len(peak), dtype=np.int64)
     rank[np.argsort(peak, kind="stable")] = np.arange(len(peak))
     return (1 + rank * 10 // max(len(peak), 1)).astype(np.uint8)
 
 
 def draw(
-    peak: NDArray[np.float32], n: int, strategy: Strategy, rng: np.random.Generator
+    peak: NDArray[np.float32],
+    n: int,
+    strategy: Strategy,
+    rng: np.random.Generator,
+    fair: NDArray[np.bool_] | None = None,
 ) -> NDArray[np.int64]:
     """Indices of at most `n` windows, strongest first.
+
+    The strongest come from all windows, what is drawn by chance from those in `fair` [n_windows] (a uniform
+    sample; None: all).
 
     `top`: the strongest. `random`: uniformly. `quantiles`: as many from each decile of `peak`, what
     a thin decile lacks filled up at random. `mixed`: half `top`, the rest `quantiles` of what is left.
     `importance`: one after another with probability in proportion to the square of `peak`, as SAEBench
     draws them. `top_importance`: half `top`, the rest `importance` of what is left.
     """
-    n = min(n, len(peak))
+    drawn_from = np.arange(len(peak)) if fair is None else np.flatnonzero(fair)
     strongest = np.argsort(-peak, kind="stable")
     if strategy == "top":
         chosen = strongest[:n]
     elif strategy == "random":
-        chosen = rng.choice(len(peak), size=n, replace=False)
-    elif strategy == "quantiles":
-        chosen = _draw_quantiles(peak, n, rng)
-    elif strategy == "importance":
-        chosen = _draw_importance(peak, n, rng)
+        chosen = rng.choice(drawn_from, size=min(n, len(drawn_from)), replace=False)
+    elif strategy in ("quantiles", "importance"):
+        chosen = _draw_by_peak(strategy, peak, drawn_from, n, rng)
     else:
-        top = strongest[: n // 2]
-        rest = np.setdiff1d(np.arange(len(peak)), top)
-        draw_rest = _draw_quantiles if strategy == "mixed" else _draw_importance
-        chosen = np.concatenate([top, rest[draw_rest(peak[rest], n - len(top), rng)]])
+        top = strongest[: min(n, len(peak)) // 2]
+        rest = np.setdiff1d(drawn_from, top)
+        kind = "quantiles" if strategy == "mixed" else "importance"
+        chosen = np.concatenate([top, _draw_by_peak(kind, peak, rest, min(n, len(peak)) - len(top), rng)])
     return chosen[np.lexsort((chosen, -peak[chosen]))].astype(np.int64)
 
 
@@ -235,6 +247,13 @@ def window_activations(
     out = np.zeros((len(spans), window), dtype=np.float32)
     out[row, codes[source] - begin[row]] = activation[source]
     return out
+
+
+def _draw_by_peak(
+    kind: str, peak: NDArray[np.float32], among: NDArray[np.int64], n: int, rng: np.random.Generator
+) -> NDArray[np.int64]:
+    draw_from = _draw_quantiles if kind == "quantiles" else _draw_importance
+    return among[draw_from(peak[among], min(n, len(among)), rng)]
 
 
 def _draw_quantiles(peak: NDArray[np.float32], n: int, rng: np.random.Generator) -> NDArray[np.int64]:

@@ -11,6 +11,7 @@ import itertools
 import json
 import shutil
 from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,18 +22,12 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from autointerp.artifacts import DATASETS, RunDirectory, write_shard
-from autointerp.artifacts.dataset import Dataset, check_shard, shard_path
 from autointerp.artifacts.manifest import write_text_whole
-from autointerp.artifacts.transpose import (
-    INTERMEDIATE,
-    count_by_latent,
-    gather,
-    plan_ranges,
-    write_intermediate,
-)
+from autointerp.artifacts.transpose import INTERMEDIATE, count_by_latent, gather_each, plan_ranges
 from autointerp.config import CorpusConfig, RunConfig, digest
 from autointerp.errors import CorruptArtifactError, UserError
 from autointerp.progress import Tracker
+from autointerp.stages.reservoir import Everything, Reservoir
 from autointerp.stages.step import Step, StepResult
 from autointerp.subject.corpus import CorpusCounts, iter_documents
 from autointerp.subject.tokenise import PackedContext, PackingCounts, Tokenisation, pack_contexts, split_of
@@ -64,7 +59,15 @@ def steps(config: RunConfig) -> list[Step]:
                 "cache": config.cache.result_values(),
             },
             inputs=(),
-            folders=("contexts", "activations", "latents", "vocabulary", "standardisation", "scratch/cache"),
+            folders=(
+                "contexts",
+                "activations",
+                "reservoir",
+                "latents",
+                "vocabulary",
+                "standardisation",
+                "scratch/cache",
+            ),
             work=work,
             cleanup=lambda run: shutil.rmtree(run.scratch / "cache", ignore_errors=True),
         )
@@ -86,26 +89,25 @@ def cache(config: RunConfig, run: RunDirectory) -> StepResult:
     if isinstance(dictionary, RandomDictionary):
         dictionary.standardise(reader.standardisation())
     n_shards = reader.read()
-    counts = count_by_latent(reader.intermediate, dictionary.n_latents)
-    if not counts.any():
+    if not reader.kept.n_tokens.any():
         raise UserError(
             f"dictionary: no latent is active at {dictionary.hook_point!r} on any of the tokens read; is this "
             "dictionary of this model and hook point?"
         )
     positions = _Positions.of(run, reader.is_masked)
-    n_latent_shards = _transpose(config, run, reader, counts, positions)
+    n_latent_shards = _transpose(config, run, reader, positions)
     _write_vocabulary(run, subject, positions)
     status = pc.value_counts(run.dataset("latents").read(columns=["status"]).column("status")).to_pylist()
     n_contexts = len(positions.is_test)
     return StepResult(
         n_shards={
             "contexts": n_shards,
-            "activations": n_latent_shards,
-            "latents": n_latent_shards,
+            **dict.fromkeys((*reader.by_latent, "latents"), n_latent_shards),
             "vocabulary": 1,
         },
         n_rows={
-            name: run.dataset(name).n_rows for name in ("contexts", "activations", "latents", "vocabulary")
+            name: run.dataset(name).n_rows
+            for name in ("contexts", *reader.by_latent, "latents", "vocabulary")
         },
         counts={
             "documents_read": asdict(reader.corpus_counts),
@@ -115,7 +117,7 @@ def cache(config: RunConfig, run: RunDirectory) -> StepResult:
             "n_tokens": n_contexts * tokenisation.context_size,
             "n_positions": positions.n_positions,
             "n_positions_masked": n_contexts * tokenisation.context_size - positions.n_positions,
-            "mean_active_latents_per_position": float(counts.sum() / positions.n_positions),
+            "mean_active_latents_per_position": float(reader.kept.n_tokens.sum() / positions.n_positions),
             "latents_by_status": {row["values"]: row["counts"] for row in status},
             "hook_point": dictionary.hook_point,
             "dictionary": dictionary.identity,
@@ -135,9 +137,14 @@ class _Reader:
     ) -> None:
         self.config, self.run = config, run
         self.subject, self.dictionary, self.tokenisation = subject, dictionary, tokenisation
-        self.intermediate = run.scratch / "cache"
+        self.kept = self._keeper()
         self.corpus_counts, self.packing_counts = CorpusCounts(), PackingCounts()
         self._special = np.array(sorted(tokenisation.special_ids), dtype=np.uint32)
+
+    @property
+    def by_latent(self) -> tuple[str, ...]:
+        """Datasets written range by range of latents, `latents` last of all."""
+        return ("activations",) if isinstance(self.kept, Everything) else ("activations", "reservoir")
 
     def is_masked(self, tokens: NDArray[np.uint32]) -> NDArray[np.bool_]:
         """Positions whose activations are left out, [n_contexts, context_size]."""
@@ -151,28 +158,59 @@ class _Reader:
     def read(self) -> int:
         """Write every missing shard of contexts with its activations; the number of shards."""
         size, per_shard = self.tokenisation.context_size, self.config.cache.contexts_per_shard
-        wanted = -(-self.config.cache.n_tokens // size)
+        wanted = self._n_wanted()
         if wanted > MAX_CONTEXTS:
             raise UserError(
                 f"cache.n_tokens: seen {self.config.cache.n_tokens:,}, {wanted:,} contexts of {size} tokens; "
                 f"accepted: at most {MAX_CONTEXTS:,} contexts per run (their index is 32 bits wide)"
             )
         index = 0
-        with Tracker("cache", wanted * size, "tokens") as tracker:
+        with Tracker("cache", wanted * size, "tokens") as tracker, ThreadPoolExecutor(1) as writer:
+            written: Future[None] = writer.submit(lambda: None)
             contexts = self._contexts(self.corpus_counts, self.packing_counts)
             for index, packed in enumerate(_chunks(itertools.islice(contexts, wanted), per_shard)):
-                path = self.run.shard("contexts", index=index)
-                scratch = shard_path(self.intermediate, index)
-                if path.exists() and scratch.exists():
-                    check_shard(scratch, INTERMEDIATE)
+                first, is_test = index * per_shard, np.array([p.split == "test" for p in packed])
+                if self.kept.holds(index):
+                    self.kept.skip(index, first, is_test)
+                    if not self.run.shard("contexts", index=index).exists():
+                        self._write_contexts(index, first, packed)
                     tracker.skip(len(packed) * size)
                     continue
-                self._read_shard(index * per_shard, packed, scratch, tracker)
-                # The contexts come last: their shard says that the activations are whole too.
-                write_shard(path, _contexts_table(index * per_shard, packed), DATASETS["contexts"])
+                columns = self._read_shard(first, packed, tracker)
+                # One shard is sorted and written while the model reads the next.
+                written.result()
+                written = writer.submit(self._write, index, columns, first, is_test, packed)
+            written.result()
+        self.kept.choose(index + 1)
         if not self.run.dataset("contexts").shards:
             raise self._too_short()
         return index + 1
+
+    def _keeper(self) -> Everything | Reservoir:
+        folder, cache = self.run.scratch / "cache", self.config.cache
+        n_latents = self.dictionary.n_latents
+        if cache.reservoir is None:
+            return Everything(folder, n_latents)
+        return Reservoir(folder, cache, self.config.seed, n_latents, self._n_wanted())
+
+    def _n_wanted(self) -> int:
+        size: int = self.tokenisation.context_size
+        return -(-self.config.cache.n_tokens // size)
+
+    def _write(
+        self,
+        index: int,
+        columns: dict[str, NDArray[Any]],
+        first: int,
+        is_test: NDArray[np.bool_],
+        packed: list[PackedContext],
+    ) -> None:
+        self.kept.add(index, columns, first, is_test)
+        self._write_contexts(index, first, packed)
+
+    def _write_contexts(self, index: int, first: int, packed: list[PackedContext]) -> None:
+        path = self.run.shard("contexts", index=index)
+        write_shard(path, _contexts_table(first, packed), DATASETS["contexts"])
 
     def standardisation(self) -> Standardisation:
         """Mean and deviation of the activations on the run's first contexts, measured once and kept in a file.
@@ -225,7 +263,8 @@ class _Reader:
             rows = torch.from_numpy(row).to(acts.device), torch.from_numpy(column).to(acts.device)
             return acts[rows], row, column
 
-    def _read_shard(self, first_context: int, packed: list[Any], scratch: Path, tracker: Tracker) -> None:
+    def _read_shard(self, first_context: int, packed: list[Any], tracker: Tracker) -> dict[str, NDArray[Any]]:
+        """The columns of an intermediate shard, in (context, position) order."""
         import torch
 
         per_batch = self.config.cache.contexts_per_batch
@@ -242,7 +281,7 @@ class _Reader:
             columns["activation"].append(sparse.value.float().cpu().numpy())
             columns["token"].append(tokens[row[at], column[at]])
             tracker.advance(tokens.size)
-        write_intermediate(scratch, **{name: np.concatenate(parts) for name, parts in columns.items()})
+        return {name: np.concatenate(parts) for name, parts in columns.items()}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -278,9 +317,7 @@ class _Positions:
         return cls(is_test=np.concatenate(is_test), token_counts=counts)
 
 
-def _transpose(
-    config: RunConfig, run: RunDirectory, reader: _Reader, counts: NDArray[np.int64], positions: _Positions
-) -> int:
+def _transpose(config: RunConfig, run: RunDirectory, reader: _Reader, positions: _Positions) -> int:
     """Second half: activations in latent order, and the latents' statistics; the number of shards."""
     from autointerp.subject.logits import top_and_bottom_logits
     from autointerp.subject.neighbours import nearest_latents
@@ -289,24 +326,31 @@ def _transpose(
     rule = StatusRule(
         rare_below_contexts=config.cache.rare_below_contexts, dense_above=config.cache.dense_above
     )
-    shards = Dataset(reader.intermediate, INTERMEDIATE).shards
+    kept = reader.kept
+    shards = kept.shards
+    counts = count_by_latent(shards, reader.dictionary.n_latents)
     ranges = plan_ranges(counts, config.cache.rows_per_shard)
+    missing = {
+        index: limits
+        for index, limits in enumerate(ranges)
+        if not all(run.shard(name, index=index).exists() for name in ("latents", *reader.by_latent))
+    }
     neighbours = None
-    if not all(run.shard("latents", index=index).exists() for index in range(len(ranges))):
+    if missing:
         neighbours = nearest_latents(reader.dictionary, reader.subject, config.cache.n_neighbours)
     with Tracker("cache: by latent", int(counts.sum()), "activations") as tracker:
-        for index, (first, last) in enumerate(ranges):
-            n_rows = int(counts[first:last].sum())
+        tracker.skip(
+            sum(int(counts[slice(*ranges[i])].sum()) for i in range(len(ranges)) if i not in missing)
+        )
+        tables = gather_each(shards, list(missing.values()), counts)
+        for (index, (first, last)), table in zip(missing.items(), tables, strict=True):
             path = run.shard("latents", index=index)
-            if path.exists() and run.shard("activations", index=index).exists():
-                tracker.skip(n_rows)
-                continue
-            table = gather(shards, first, last)
             write_shard(
                 run.shard("activations", index=index), table.drop_columns(["token"]), DATASETS["activations"]
             )
+            measured = table if isinstance(kept, Everything) else table.filter(pa.array(kept.sample(table)))
             columns = latent_statistics(
-                table,
+                measured,
                 first=first,
                 last=last,
                 n_positions=positions.n_positions,
@@ -314,6 +358,9 @@ def _transpose(
                 n_top_tokens=config.cache.n_top_tokens,
                 rule=rule,
             )
+            if isinstance(kept, Reservoir):
+                kept.write(run, index, table, first, last)
+                columns |= kept.exact(columns, first, last, positions.n_positions, rule)
             top, bottom = top_and_bottom_logits(
                 reader.dictionary, reader.subject, range(first, last), config.cache.n_top_tokens
             )
@@ -328,7 +375,7 @@ def _transpose(
                 pa.table({name: columns[name] for name in DATASETS["latents"].schema.names}),
                 DATASETS["latents"],
             )
-            tracker.advance(n_rows)
+            tracker.advance(table.num_rows)
     return len(ranges)
 
 

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
@@ -21,12 +22,14 @@ from autointerp.sampling.examples import (
     Corpus,
     LatentActivations,
     Pools,
+    Reach,
     Stream,
     latents_of,
     n_asked,
     sample_latents,
 )
 from autointerp.sampling.places import sample_places
+from autointerp.sampling.reservoir import LAST_PRIORITY, priorities
 from autointerp.sampling.similar import SimilarTiles
 from autointerp.stages.step import Step, StepResult
 
@@ -57,7 +60,7 @@ def steps(config: RunConfig) -> list[Step]:
 
 def sample(config: RunConfig, run: RunDirectory) -> StepResult:
     """Write `examples`, one shard per shard of `activations`; shards that exist are kept."""
-    corpus = read_corpus(run)
+    corpus = read_corpus(run, config.seed)
     if config.sample.window_tokens > corpus.context_size:
         raise UserError(
             f"sample.window_tokens: seen {config.sample.window_tokens}, longer than a context; accepted: at most "
@@ -124,6 +127,7 @@ def build_pools(config: RunConfig, run: RunDirectory, corpus: Corpus) -> Pools:
                 # Many of a neighbour's places lie beside activations of the latent itself.
                 most=max(_LEAST_PLACES, -(-_PLACES_PER_WINDOW * n // k)),
                 seed=config.seed,
+                is_known=_known_in(corpus, split),
             )
         if n_asked(config.sample, split, "similar"):
             similar[split] = SimilarTiles.draw(
@@ -142,14 +146,38 @@ def has_neighbours(run: RunDirectory) -> bool:
     return any(table.column("neighbours").null_count < table.num_rows for table in tables)
 
 
-def read_corpus(run: RunDirectory) -> Corpus:
-    """All contexts of the run as one array, [n_contexts, context_size]."""
+def _known_in(
+    corpus: Corpus, split: str
+) -> Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.bool_]] | None:
+    reach = corpus.reach
+    if reach is None:
+        return None
+    through = reach.through[:, SPLITS.index(split)]
+    return lambda latent, context: reach.priority[context] <= through[latent]
+
+
+def read_corpus(run: RunDirectory, seed: int) -> Corpus:
+    """All contexts of the run as one array, [n_contexts, context_size], and how far latents are known."""
     tokens, is_test = [], []
     for table in run.dataset("contexts").iter_shards(columns=["split", "tokens"]):
         column = table.column("tokens").combine_chunks()
         tokens.append(column.flatten().to_numpy().reshape(len(column), -1))
         is_test.append(pc.equal(table.column("split"), "test").to_numpy())
-    return Corpus(tokens=np.concatenate(tokens), is_test=np.concatenate(is_test))
+    return Corpus(
+        tokens=np.concatenate(tokens),
+        is_test=np.concatenate(is_test),
+        reach=_reach(run, seed, sum(len(part) for part in tokens)),
+    )
+
+
+def _reach(run: RunDirectory, seed: int, n_contexts: int) -> Reach | None:
+    """What a cache with `[cache.reservoir]` knows of each latent; None for one that keeps everything."""
+    if not run.dataset("reservoir").shards:
+        return None
+    known = run.dataset("reservoir").read(columns=["known_through"]).column("known_through")
+    # Rows come by latent, train before test.
+    through = pc.fill_null(known, pa.scalar(int(LAST_PRIORITY), pa.uint64())).to_numpy().reshape(-1, 2)
+    return Reach(priority=priorities(seed, n_contexts), through=through)
 
 
 def _blocks(activations: Path, latents: Path) -> Iterator[tuple[list[LatentActivations], NDArray[np.int64]]]:

@@ -7,13 +7,14 @@ import pyarrow as pa
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from autointerp.artifacts.dataset import Dataset, shard_path
+from autointerp.artifacts.dataset import Dataset, shard_path, write_shard
 from autointerp.artifacts.transpose import (
     INTERMEDIATE,
+    by_latent,
     count_by_latent,
     gather,
     plan_ranges,
-    write_intermediate,
+    stable_order,
 )
 
 
@@ -34,12 +35,12 @@ def test_every_activation_arrives_once_and_in_order(tmp_path_factory, seed, n_sh
             "activation": rng.random(len(code)).astype(np.float32),
             "token": rng.integers(0, 5, size=len(code)).astype(np.uint32),
         }
-        write_intermediate(shard_path(folder, shard), **columns)
+        write_shard(shard_path(folder, shard), by_latent(columns), INTERMEDIATE)
         everything.append(pa.table(columns))
     expected = pa.concat_tables(everything).sort_by(
         [(n, "ascending") for n in ("latent", "context", "position")]
     )
-    counts = count_by_latent(folder, n_latents)
+    counts = count_by_latent(Dataset(folder, INTERMEDIATE).shards, n_latents)
     ranges = plan_ranges(counts, rows_per_shard)
     assert [r[0] for r in ranges] == [0, *[r[1] for r in ranges[:-1]]]
     assert ranges[-1][1] == n_latents
@@ -49,10 +50,16 @@ def test_every_activation_arrives_once_and_in_order(tmp_path_factory, seed, n_sh
             or last - first == 1
             or counts[first:last].max() > rows_per_shard
         )
-    got = pa.concat_tables([gather(Dataset(folder, INTERMEDIATE).shards, *r) for r in ranges])
+    got = pa.concat_tables([gather(Dataset(folder, INTERMEDIATE).shards, *r, counts) for r in ranges])
     assert got.cast(INTERMEDIATE.schema).equals(expected.cast(INTERMEDIATE.schema))
 
 
 def test_a_latent_larger_than_a_shard_stands_alone():
     assert plan_ranges(np.array([1, 100, 1, 1]), 10) == [(0, 1), (1, 2), (2, 4)]
     assert plan_ranges(np.zeros(5, dtype=np.int64), 10) == [(0, 5)]
+
+
+@given(st.lists(st.integers(0, 9)))
+def test_the_order_is_stable(keys):
+    keys = np.array(keys, dtype=np.uint32)
+    assert stable_order(keys).tolist() == np.argsort(keys, kind="stable").tolist()
