@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Annotated
 
 import typer
 
@@ -11,9 +12,32 @@ from autointerp.cli.options import MaxCost, Overrides, Rebuild, RunDir, RunFile
 
 
 @app.command()
-def cache(run: RunFile, run_dir: RunDir = None, set_: Overrides = None, rebuild: Rebuild = None) -> None:
+def cache(
+    runs: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="RUN...",
+            help="TOML files of runs; several on the same text and subject are cached in one pass.",
+        ),
+    ],
+    run_dir: RunDir = None,
+    set_: Overrides = None,
+    rebuild: Rebuild = None,
+) -> None:
     """Read text through the subject and the dictionary; keep every non-zero activation."""
-    _carry_out(run, run_dir, set_, rebuild, ["cache"])
+    if len(runs) == 1:
+        _carry_out(runs[0], run_dir, set_, rebuild, ["cache"])
+        return
+    from autointerp.artifacts import RunDirectory
+    from autointerp.config import load_config
+    from autointerp.engine.together import cache_together
+    from autointerp.errors import UserError
+
+    if run_dir is not None:
+        raise UserError("--run-dir: seen with several runs; accepted: with one run only")
+    configs = [load_config(run, set_ or []) for run in runs]
+    directories = [RunDirectory(Path("runs") / config.name) for config in configs]
+    cache_together(configs, directories, rebuild=bool({"cache", "all"} & set(rebuild or [])))
 
 
 @app.command()

@@ -61,6 +61,18 @@ def run_steps(
 
 def run_step(step: Step, run: RunDirectory, steps: Mapping[str, Step], *, rebuild: bool = False) -> Manifest:
     """Carry out one step: skip it if done, resume it if begun, refuse it if its results are stale."""
+    manifest = begin_step(step, run, steps, rebuild=rebuild)
+    if manifest.status != "complete":
+        manifest = _work(step, run, manifest)
+    if step.cleanup is not None:
+        step.cleanup(run)
+    return manifest
+
+
+def begin_step(
+    step: Step, run: RunDirectory, steps: Mapping[str, Step], *, rebuild: bool = False
+) -> Manifest:
+    """The manifest of a step that may be worked on now, as written; `complete` if nothing is to be done."""
     for name in step.inputs:
         _check_input(step, steps[name], run, steps)
     inputs = {name: expected_fingerprint(steps[name], steps) for name in step.inputs}
@@ -84,8 +96,6 @@ def run_step(step: Step, run: RunDirectory, steps: Mapping[str, Step], *, rebuil
         missing = run.missing_shards(found)
         if not missing:
             log.info("%s: up to date", step.name)
-            if step.cleanup is not None:
-                step.cleanup(run)
             return found
         log.warning("%s: %d shards are missing and are computed again", step.name, len(missing))
     seconds_before = found.seconds or 0.0 if found is not None else 0.0
@@ -99,7 +109,12 @@ def run_step(step: Step, run: RunDirectory, steps: Mapping[str, Step], *, rebuil
         seconds=seconds_before,
     )
     write_manifest(run.root, manifest)
+    return manifest
+
+
+def _work(step: Step, run: RunDirectory, manifest: Manifest) -> Manifest:
     started = time.monotonic()
+    seconds_before = manifest.seconds or 0.0
     try:
         result = step.work(run)
     finally:
@@ -115,8 +130,6 @@ def run_step(step: Step, run: RunDirectory, steps: Mapping[str, Step], *, rebuil
         cost_usd=result.cost_usd,
     )
     write_manifest(run.root, manifest)
-    if step.cleanup is not None:
-        step.cleanup(run)
     return manifest
 
 

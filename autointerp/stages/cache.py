@@ -1,20 +1,17 @@
 """Stage `cache`: text through the subject and the dictionary to sparse activations by latent.
 
-First half: contexts are read shard by shard, and each shard leaves its contexts and its non-zero
-activations. Second half: the activations are put in the order of the latents (see
+First half (`autointerp.stages.reading`): contexts are read shard by shard, and each shard leaves its
+contexts and its non-zero activations. Second half: the activations are put in the order of the latents (see
 `autointerp.artifacts.transpose`) and summed up into `latents` and `vocabulary`.
 """
 
 from __future__ import annotations
 
-import itertools
-import json
 import shutil
-from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -22,23 +19,15 @@ import pyarrow.compute as pc
 from numpy.typing import NDArray
 
 from autointerp.artifacts import DATASETS, RunDirectory, write_shard
-from autointerp.artifacts.manifest import write_text_whole
-from autointerp.artifacts.transpose import INTERMEDIATE, count_by_latent, gather_each, plan_ranges
+from autointerp.artifacts.transpose import count_by_latent, gather_each, plan_ranges
 from autointerp.config import CorpusConfig, RunConfig, digest
-from autointerp.errors import CorruptArtifactError, UserError
+from autointerp.errors import UserError
 from autointerp.progress import Tracker
+from autointerp.stages.reading import Reader, read_together
 from autointerp.stages.reservoir import Everything, Reservoir
 from autointerp.stages.step import Step, StepResult
-from autointerp.subject.corpus import CorpusCounts, iter_documents
-from autointerp.subject.tokenise import PackedContext, PackingCounts, Tokenisation, pack_contexts, split_of
-
-if TYPE_CHECKING:
-    from autointerp.subject.dictionary_random import Standardisation
 
 VERSION = 2
-POSITIONS_MEASURED = 8_192
-"""Tokens whose activations say how a random dictionary standardises."""
-MAX_CONTEXTS = 2**32
 
 
 def steps(config: RunConfig) -> list[Step]:
@@ -76,19 +65,40 @@ def steps(config: RunConfig) -> list[Step]:
 
 def cache(config: RunConfig, run: RunDirectory) -> StepResult:
     """Write `contexts`, `activations`, `latents` and `vocabulary`; shards that exist are kept."""
-    # Heavy libraries are loaded when work begins, not when the configuration is checked.
-    from autointerp.subject.dictionary import open_dictionary
-    from autointerp.subject.dictionary_random import RandomDictionary
-    from autointerp.subject.model import open_subject
+    reader = Reader.open(config, run)
+    n_shards = read_together([reader])
+    return _finish(reader, n_shards)
 
-    dictionary = open_dictionary(config.dictionary, config.subject)
-    subject = open_subject(config.subject)
-    subject.check_hook_points([dictionary.hook_point])
-    tokenisation = Tokenisation.resolve(config.cache, dictionary.metadata, subject.tokenizer)
-    reader = _Reader(config, subject, dictionary, tokenisation, run)
-    if isinstance(dictionary, RandomDictionary):
-        dictionary.standardise(reader.standardisation())
-    n_shards = reader.read()
+
+def read_ahead(configs: Sequence[RunConfig], runs: Sequence[RunDirectory]) -> None:
+    """First half of the stage for several runs in one pass of the subject over the text.
+
+    `cache` then finds every shard of them there. Raises `UserError` if they do not read the same text,
+    in the same contexts, through the same subject.
+    """
+    first = configs[0]
+    for config in configs[1:]:
+        for name in ("seed", "subject", "corpus", "cache"):
+            if getattr(config, name) != getattr(first, name):
+                raise UserError(
+                    f"{name}: differs between {first.name!r} and {config.name!r}; accepted: runs that read the same "
+                    "text through the same subject in one pass, or one run at a time"
+                )
+    readers: list[Reader] = []
+    for config, run in zip(configs, runs, strict=True):
+        readers.append(Reader.open(config, run, readers[0].subject if readers else None))
+        if readers[-1].tokenisation != readers[0].tokenisation:
+            raise UserError(
+                f"cache: the dictionaries of {first.name!r} and {config.name!r} were trained on contexts of other "
+                "forms; set cache.context_size, cache.prepend_bos and cache.separator in both"
+            )
+    read_together(readers)
+
+
+def _finish(reader: Reader, n_shards: int) -> StepResult:
+    """Second half of the stage: what was read, by latent."""
+    config, run = reader.config, reader.run
+    dictionary, subject, tokenisation = reader.dictionary, reader.subject, reader.tokenisation
     if not reader.kept.n_tokens.any():
         raise UserError(
             f"dictionary: no latent is active at {dictionary.hook_point!r} on any of the tokens read; is this "
@@ -129,161 +139,6 @@ def cache(config: RunConfig, run: RunDirectory) -> StepResult:
     )
 
 
-class _Reader:
-    """First half of the stage: contexts through the model and the dictionary, shard by shard."""
-
-    def __init__(
-        self, config: RunConfig, subject: Any, dictionary: Any, tokenisation: Any, run: RunDirectory
-    ) -> None:
-        self.config, self.run = config, run
-        self.subject, self.dictionary, self.tokenisation = subject, dictionary, tokenisation
-        self.kept = self._keeper()
-        self.corpus_counts, self.packing_counts = CorpusCounts(), PackingCounts()
-        self._special = np.array(sorted(tokenisation.special_ids), dtype=np.uint32)
-
-    @property
-    def by_latent(self) -> tuple[str, ...]:
-        """Datasets written range by range of latents, `latents` last of all."""
-        return ("activations",) if isinstance(self.kept, Everything) else ("activations", "reservoir")
-
-    def is_masked(self, tokens: NDArray[np.uint32]) -> NDArray[np.bool_]:
-        """Positions whose activations are left out, [n_contexts, context_size]."""
-        masked = np.zeros(tokens.shape, dtype=bool)
-        if self.config.cache.mask_special:
-            masked |= np.isin(tokens, self._special)
-        if self.config.cache.mask_first:
-            masked[:, 0] = True
-        return masked
-
-    def read(self) -> int:
-        """Write every missing shard of contexts with its activations; the number of shards."""
-        size, per_shard = self.tokenisation.context_size, self.config.cache.contexts_per_shard
-        wanted = self._n_wanted()
-        if wanted > MAX_CONTEXTS:
-            raise UserError(
-                f"cache.n_tokens: seen {self.config.cache.n_tokens:,}, {wanted:,} contexts of {size} tokens; "
-                f"accepted: at most {MAX_CONTEXTS:,} contexts per run (their index is 32 bits wide)"
-            )
-        index = 0
-        with Tracker("cache", wanted * size, "tokens") as tracker, ThreadPoolExecutor(1) as writer:
-            written: Future[None] = writer.submit(lambda: None)
-            contexts = self._contexts(self.corpus_counts, self.packing_counts)
-            for index, packed in enumerate(_chunks(itertools.islice(contexts, wanted), per_shard)):
-                first, is_test = index * per_shard, np.array([p.split == "test" for p in packed])
-                if self.kept.holds(index):
-                    self.kept.skip(index, first, is_test)
-                    if not self.run.shard("contexts", index=index).exists():
-                        self._write_contexts(index, first, packed)
-                    tracker.skip(len(packed) * size)
-                    continue
-                columns = self._read_shard(first, packed, tracker)
-                # One shard is sorted and written while the model reads the next.
-                written.result()
-                written = writer.submit(self._write, index, columns, first, is_test, packed)
-            written.result()
-        self.kept.choose(index + 1)
-        if not self.run.dataset("contexts").shards:
-            raise self._too_short()
-        return index + 1
-
-    def _keeper(self) -> Everything | Reservoir:
-        folder, cache = self.run.scratch / "cache", self.config.cache
-        n_latents = self.dictionary.n_latents
-        if cache.reservoir is None:
-            return Everything(folder, n_latents)
-        return Reservoir(folder, cache, self.config.seed, n_latents, self._n_wanted())
-
-    def _n_wanted(self) -> int:
-        size: int = self.tokenisation.context_size
-        return -(-self.config.cache.n_tokens // size)
-
-    def _write(
-        self,
-        index: int,
-        columns: dict[str, NDArray[Any]],
-        first: int,
-        is_test: NDArray[np.bool_],
-        packed: list[PackedContext],
-    ) -> None:
-        self.kept.add(index, columns, first, is_test)
-        self._write_contexts(index, first, packed)
-
-    def _write_contexts(self, index: int, first: int, packed: list[PackedContext]) -> None:
-        path = self.run.shard("contexts", index=index)
-        write_shard(path, _contexts_table(first, packed), DATASETS["contexts"])
-
-    def standardisation(self) -> Standardisation:
-        """Mean and deviation of the activations on the run's first contexts, measured once and kept in a file.
-
-        A resumed run reads the file, so that all its shards are encoded alike.
-        """
-        from autointerp.subject.dictionary_random import Standardisation
-
-        path = self.run.root / "standardisation" / "standardisation.json"
-        if path.exists():
-            try:
-                return Standardisation.from_dict(json.loads(path.read_text(encoding="utf-8")))
-            except (OSError, ValueError, KeyError, TypeError) as error:
-                raise CorruptArtifactError(
-                    f"{path}: unreadable ({error}); remove it to measure again"
-                ) from None
-        n = -(-POSITIONS_MEASURED // self.tokenisation.context_size)
-        packed = list(itertools.islice(self._contexts(CorpusCounts(), PackingCounts()), n))
-        if not packed:
-            raise self._too_short()
-        # One context at a time: the numbers shall not depend on the batch size.
-        measured = Standardisation.measure(self._encoder_input(p.tokens[None])[0] for p in packed)
-        write_text_whole(path, json.dumps(measured.to_dict()) + "\n")
-        return measured
-
-    def _too_short(self) -> UserError:
-        return UserError(
-            f"corpus.dataset: {self.config.corpus.dataset!r} holds less than one context of "
-            f"{self.tokenisation.context_size} tokens; accepted: more text, or a smaller cache.context_size"
-        )
-
-    def _contexts(
-        self, corpus_counts: CorpusCounts, packing_counts: PackingCounts
-    ) -> Iterator[PackedContext]:
-        def split(text: str) -> str:
-            return split_of(text, self.config.seed, self.config.corpus.test_fraction)
-
-        documents = iter_documents(self.config.corpus, corpus_counts)
-        return pack_contexts(documents, self.subject.tokenizer, self.tokenisation, split, packing_counts)
-
-    def _encoder_input(self, tokens: NDArray[np.uint32]) -> tuple[Any, NDArray[np.int64], NDArray[np.int64]]:
-        """Activations [n, d_in] at the unmasked positions of contexts, and each one's row and column."""
-        import torch
-
-        hook = self.dictionary.hook_point
-        row, column = np.nonzero(~self.is_masked(tokens))
-        ids = torch.from_numpy(tokens.astype(np.int64)).to(self.subject.device)
-        with torch.inference_mode():
-            acts = self.subject.activations(ids, [hook])[hook]
-            rows = torch.from_numpy(row).to(acts.device), torch.from_numpy(column).to(acts.device)
-            return acts[rows], row, column
-
-    def _read_shard(self, first_context: int, packed: list[Any], tracker: Tracker) -> dict[str, NDArray[Any]]:
-        """The columns of an intermediate shard, in (context, position) order."""
-        import torch
-
-        per_batch = self.config.cache.contexts_per_batch
-        columns: dict[str, list[NDArray[Any]]] = {k: [] for k in INTERMEDIATE.schema.names}
-        for begin in range(0, len(packed), per_batch):
-            tokens = np.stack([p.tokens for p in packed[begin : begin + per_batch]]).astype(np.uint32)
-            acts, row, column = self._encoder_input(tokens)
-            with torch.inference_mode():
-                sparse = self.dictionary.encode(acts)
-            at = sparse.row.cpu().numpy()
-            columns["latent"].append(sparse.latent.cpu().numpy().astype(np.uint32))
-            columns["context"].append((first_context + begin + row[at]).astype(np.uint32))
-            columns["position"].append(column[at].astype(np.uint16))
-            columns["activation"].append(sparse.value.float().cpu().numpy())
-            columns["token"].append(tokens[row[at], column[at]])
-            tracker.advance(tokens.size)
-        return {name: np.concatenate(parts) for name, parts in columns.items()}
-
-
 @dataclass(frozen=True, kw_only=True)
 class _Positions:
     """What the second half needs to know of the text."""
@@ -317,7 +172,7 @@ class _Positions:
         return cls(is_test=np.concatenate(is_test), token_counts=counts)
 
 
-def _transpose(config: RunConfig, run: RunDirectory, reader: _Reader, positions: _Positions) -> int:
+def _transpose(config: RunConfig, run: RunDirectory, reader: Reader, positions: _Positions) -> int:
     """Second half: activations in latent order, and the latents' statistics; the number of shards."""
     from autointerp.subject.logits import top_and_bottom_logits
     from autointerp.subject.neighbours import nearest_latents
@@ -388,24 +243,6 @@ def _write_vocabulary(run: RunDirectory, subject: Any, positions: _Positions) ->
     table = table.append_column("n_occurrences", pa.array(counts.sum(axis=0)))
     table = table.append_column("n_occurrences_train", pa.array(counts[0]))
     write_shard(run.shard("vocabulary", index=0), table, DATASETS["vocabulary"])
-
-
-def _contexts_table(first: int, packed: list[Any]) -> pa.Table:
-    tokens = np.stack([p.tokens for p in packed]).astype(np.uint32)
-    offsets = np.arange(len(packed) + 1, dtype=np.int32) * tokens.shape[1]
-    return pa.table(
-        {
-            "context": pa.array(np.arange(first, first + len(packed), dtype=np.uint32)),
-            "document": pa.array([p.document for p in packed], pa.uint64()),
-            "split": pa.array([p.split for p in packed], pa.string()),
-            "tokens": pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens.ravel())),
-        }
-    )
-
-
-def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:
-    while chunk := list(itertools.islice(items, size)):
-        yield chunk
 
 
 def _model_files(config: RunConfig) -> str | None:
