@@ -192,8 +192,11 @@ class CacheConfig(Section):
     n_top_tokens: Annotated[int, Field(ge=1, le=1_000)] = 20
     """Length of the lists `top_tokens`, `top_logits` and `bottom_logits`."""
     n_neighbours: Annotated[int, Field(ge=0, le=1_000)] = 10
-    """Length of the lists `neighbours`: each latent's nearest ones by cosine of decoder directions. The
-    work grows with the square of the number of latents; 0 leaves it out."""
+    """Length of the lists `neighbours`: each latent's nearest ones by cosine of decoder directions; 0
+    leaves them out."""
+    neighbour_search: Literal["exact", "approximate"] | None = None
+    """`exact` compares all pairs of latents; `approximate` searches the nearest clusters of directions
+    (needs the extra `scale`). By default exact up to 131,072 latents."""
     reservoir: ReservoirConfig | None = None
     """Keep only so many contexts of each latent, whatever the number of tokens, for millions of latents on
     a small disk; by default every activation is kept."""
@@ -444,11 +447,14 @@ def describe_type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
         inner_metadata = [m for a in arguments[1:] for m in (getattr(a, "metadata", None) or [a])]
         return describe_type(arguments[0], [*inner_metadata, *metadata])
     if origin in (Union, UnionType):
-        return " or ".join(describe_type(a, metadata) for a in arguments if a is not type(None))
+        branches = [a for a in arguments if a is not type(None)]
+        return " or ".join(
+            "a list of them" if _element(a) in branches else describe_type(a, metadata) for a in branches
+        )
     if origin is Literal:
         return "one of " + ", ".join(repr(a) for a in arguments) if len(arguments) > 1 else repr(arguments[0])
     if origin is list:
-        return f"a list of {describe_type(arguments[0])}" + (f" ({', '.join(bounds)})" if bounds else "")
+        return f"a list of {_several(arguments[0])}" + (f" ({', '.join(bounds)})" if bounds else "")
     if origin is tuple:
         return "a list [" + ", ".join(describe_type(a) for a in arguments) + "]"
     words = {int: "a whole number", float: "a number", str: "a text", bool: "true or false", dict: "a table"}
@@ -457,3 +463,25 @@ def describe_type(annotation: Any, metadata: Sequence[Any] = ()) -> str:
     name = words.get(origin or annotation, getattr(annotation, "__name__", str(annotation)))
     suffix = f" {' and '.join(bounds)}" if bounds else ""
     return f"{name}{suffix}" + (f" matching {patterns[0]}" if patterns else "")
+
+
+def _element(annotation: Any) -> Any:
+    """What a list type is a list of; None for other types."""
+    if get_origin(annotation) is Annotated:
+        annotation = get_args(annotation)[0]
+    return get_args(annotation)[0] if get_origin(annotation) is list else None
+
+
+def _several(annotation: Any) -> str:
+    """The elements of a list in words."""
+    words = describe_type(annotation)
+    if words.startswith("one of "):
+        return f"any of {words.removeprefix('one of ')}"
+    for one, many in (
+        ("whole number", "whole numbers"),
+        ("number", "numbers"),
+        ("text", "texts"),
+        ("table", "tables"),
+    ):
+        words = words.replace(f"a {one}", many)
+    return words

@@ -192,7 +192,9 @@ def _transpose(config: RunConfig, run: RunDirectory, reader: Reader, positions: 
     }
     neighbours = None
     if missing:
-        neighbours = nearest_latents(reader.dictionary, reader.subject, config.cache.n_neighbours)
+        neighbours = nearest_latents(
+            reader.dictionary, reader.subject, config.cache.n_neighbours, config.cache.neighbour_search
+        )
     with Tracker("cache: by latent", int(counts.sum()), "activations") as tracker:
         tracker.skip(
             sum(int(counts[slice(*ranges[i])].sum()) for i in range(len(ranges)) if i not in missing)

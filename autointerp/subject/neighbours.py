@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 import pyarrow as pa
@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from autointerp.artifacts.schemas import LATENTS
+from autointerp.errors import UserError
 from autointerp.progress import Tracker
 
 if TYPE_CHECKING:
@@ -20,6 +21,9 @@ if TYPE_CHECKING:
 
 _ROWS, _COLUMNS = 2_048, 8_192
 """Latents compared at a time: 64 MiB of cosines."""
+MOST_EXACT = 131_072
+"""Latents up to which all pairs are compared unless asked otherwise: about 2 x 10^13 products at width 1,024."""
+_CLUSTERS_PER_ROOT, _TRAINED_PER_CLUSTER, _PROBES = 4, 64, 48
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -45,16 +49,26 @@ class Neighbours:
         )
 
 
-def nearest_latents(dictionary: Dictionary, subject: SubjectModel, k: int) -> Neighbours | None:
+def nearest_latents(
+    dictionary: Dictionary,
+    subject: SubjectModel,
+    k: int,
+    search: Literal["exact", "approximate"] | None = None,
+) -> Neighbours | None:
     """The `k` nearest other latents of each; None without a decoder or if `k` is 0.
 
-    Exact, by blocks of cosines with a running choice of the largest: memory is that of a block and of
+    `exact`: by blocks of cosines with a running choice of the largest; memory is that of a block and of
     the result, work that of all pairs. Of equal cosines the latent with the lower number comes first.
+    `approximate`: by an inverted file of clusters (faiss), the nearest clusters of each latent searched;
+    memory is that of the directions. None: exact up to `MOST_EXACT` latents. Raises `UserError` if faiss
+    is needed and not installed.
     """
     n = dictionary.n_latents
     k = min(k, n - 1)
     if k < 1 or _directions(dictionary, subject, 0, 1) is None:
         return None
+    if search == "approximate" or (search is None and n > MOST_EXACT):
+        return _approximate(dictionary, subject, k)
     latent, cosine = np.full((n, k), -1, dtype=np.int64), np.full((n, k), -np.inf, dtype=np.float32)
     with Tracker("cache: neighbours", n, "latents") as tracker, torch.no_grad():
         for first in range(0, n, _ROWS):
@@ -68,6 +82,52 @@ def nearest_latents(dictionary: Dictionary, subject: SubjectModel, k: int) -> Ne
             tracker.advance(last - first)
     latent[np.isneginf(cosine)] = -1
     return Neighbours(latent=latent, cosine=cosine)
+
+
+def _approximate(dictionary: Dictionary, subject: SubjectModel, k: int) -> Neighbours | None:
+    """By faiss' inverted file: latents in clusters of directions, the `_PROBES` nearest searched."""
+    try:
+        import faiss
+    except ImportError:
+        raise UserError(
+            "cache.n_neighbours: nearest latents of so large a dictionary need faiss; accepted: "
+            'pip install "autointerp[scale]", or cache.n_neighbours = 0'
+        ) from None
+    n = dictionary.n_latents
+    width = int(_block(dictionary, subject, 0, 1).shape[1])
+    n_clusters = max(1, min(round(_CLUSTERS_PER_ROOT * n**0.5), n // 39 or 1))
+    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, n_clusters, faiss.METRIC_INNER_PRODUCT)
+    index.cp.seed, index.cp.niter = 0, 10
+    index.nprobe = min(_PROBES, n_clusters)
+    step = max(1, n // min(n, n_clusters * _TRAINED_PER_CLUSTER))
+    blocks = [(first, min(first + _COLUMNS, n)) for first in range(0, n, _COLUMNS)]
+    index.train(np.concatenate([_block(dictionary, subject, *b)[::step] for b in blocks]))
+    latent, cosine = np.full((n, k), -1, dtype=np.int64), np.full((n, k), -np.inf, dtype=np.float32)
+    alive = np.zeros(n, dtype=bool)
+    with Tracker("cache: neighbours, approximately", n, "latents") as tracker:
+        for first, last in blocks:
+            rows = _block(dictionary, subject, first, last)
+            alive[first:last] = rows.any(axis=1)
+            index.add(rows)
+        for first, last in blocks:
+            rows = _block(dictionary, subject, first, last)
+            # One more than asked: a latent is its own nearest.
+            values, found = index.search(rows, k + 1)
+            others = (found >= 0) & (found != np.arange(first, last)[:, None]) & alive[found]
+            others &= alive[first:last, None]
+            order = np.argsort(~others, axis=1, kind="stable")[:, :k]
+            there = np.take_along_axis(others, order, axis=1)
+            latent[first:last] = np.where(there, np.take_along_axis(found, order, axis=1), -1)
+            cosine[first:last] = np.where(there, np.take_along_axis(values, order, axis=1), -np.inf)
+            tracker.advance(last - first)
+    return Neighbours(latent=latent, cosine=cosine)
+
+
+def _block(dictionary: Dictionary, subject: SubjectModel, first: int, last: int) -> NDArray[np.float32]:
+    directions = _directions(dictionary, subject, first, last)
+    assert directions is not None, "asked before"
+    block: NDArray[np.float32] = directions.cpu().numpy()
+    return block
 
 
 def _nearest_to(

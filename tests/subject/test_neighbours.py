@@ -90,3 +90,35 @@ def test_no_decoder_no_neighbours():
     assert nearest_latents(Directions(None, 5), Subject(), 3) is None
     assert nearest_latents(Directions(torch.eye(3)), Subject(), 0) is None
     assert nearest_latents(Directions(torch.ones(1, 3)), Subject(), 3) is None
+
+
+def test_approximately_most_are_found_and_what_is_found_is_true():
+    pytest.importorskip("faiss")
+    generator = torch.Generator().manual_seed(0)
+    centres = torch.randn(300, 24, generator=generator)
+    decoder = centres.repeat_interleave(12, 0) + 0.4 * torch.randn(3_600, 24, generator=generator)
+    decoder[17] = 0
+    found = nearest_latents(Directions(decoder), Subject(), 5, "approximate")
+    exact = nearest_latents(Directions(decoder), Subject(), 5, "exact")
+    assert (found.latent[17] == -1).all()
+    assert not (found.latent == 17).any()
+    shared = [
+        len(set(a.tolist()) & set(b.tolist())) / 5
+        for i, (a, b) in enumerate(zip(found.latent, exact.latent, strict=True))
+        if i != 17
+    ]
+    assert np.mean(shared) > 0.95
+    same = found.latent == exact.latent
+    np.testing.assert_allclose(found.cosine[same], exact.cosine[same], atol=1e-5)
+    assert not (found.latent == np.arange(3_600)[:, None]).any()
+
+
+def test_without_faiss_a_large_dictionary_is_refused_in_one_line(monkeypatch):
+    import sys
+
+    from autointerp.errors import UserError
+
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    monkeypatch.setattr(neighbours, "MOST_EXACT", 10)
+    with pytest.raises(UserError, match=r"cache\.n_neighbours"):
+        nearest_latents(Directions(torch.randn(20, 4)), Subject(), 3)
