@@ -277,6 +277,24 @@ class ModelsConfig(Section):
     """File of stored replies; by default `replies.sqlite` in the run directory. Runs may share one."""
 
 
+class EngineConfig(Section):
+    """`[engine]`: who computes the shards. The files are the same whoever does."""
+
+    kind: Literal["local", "processes", "ray"] = not_a_result("local")
+    """`local`: this process; `processes`: several on this machine; `ray`: actors on a Ray cluster (extra
+    `ray`), which see the run directory under the same path."""
+    workers: Annotated[int, Field(ge=1)] = not_a_result(2)
+    """Processes or actors, each with its own models."""
+    threads_per_worker: Annotated[int, Field(ge=1)] | None = not_a_result(None)
+    """Threads of each worker's arithmetic; by default the machine's cores shared among them."""
+    address: str | None = not_a_result(None)
+    """`ray` only: address of the cluster, as `auto` or `ray://HOST:PORT`; by default one is started here."""
+    cpus_per_worker: Annotated[float, Field(gt=0)] = not_a_result(1.0)
+    """`ray` only: CPUs reserved for each worker."""
+    gpus_per_worker: Annotated[float, Field(ge=0)] = not_a_result(0.0)
+    """`ray` only: GPUs reserved for each worker."""
+
+
 class ReportConfig(Section):
     """`[report]`: the HTML page of the run."""
 
@@ -306,6 +324,7 @@ class RunConfig(Section):
     """`[scorers.NAME]`: options of a scorer; key `scorer` when NAME is not its own name."""
     models: ModelsConfig = ModelsConfig()
     report: ReportConfig = ReportConfig()
+    engine: EngineConfig = EngineConfig()
 
     def to_toml(self) -> str:
         """The resolved configuration as TOML (unset options are left out)."""

@@ -22,6 +22,15 @@ SECONDS_BETWEEN_LINES = 10.0
 """How often a plain line is printed when standard error is not a terminal."""
 
 
+_silent = False
+
+
+def be_silent() -> None:
+    """Show no more progress in this process: another one speaks for it."""
+    global _silent
+    _silent = True
+
+
 class Tracker:
     """Counts units of work and shows them; use as a context manager.
 
@@ -39,7 +48,7 @@ class Tracker:
 
     def __enter__(self) -> Tracker:
         self._started = self._last_line = time.monotonic()
-        if self._console.is_terminal:
+        if self._console.is_terminal and not _silent:
             self._bar = Progress(
                 TextColumn("[bold]{task.description}"),
                 BarColumn(),
@@ -57,7 +66,7 @@ class Tracker:
         self.done += n
         if self._bar is not None:
             self._bar.advance(self._task, n)
-        elif time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
+        elif not _silent and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
             self._last_line = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 

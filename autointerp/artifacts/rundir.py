@@ -16,11 +16,17 @@ class RunDirectory:
     """Paths, datasets and manifests of `runs/NAME/`.
 
     Layout: `run.toml`, `manifests/STEP.json`, `replies.sqlite`, `report/`, `scratch/` (safe to
-    remove when nothing runs) and one folder per dataset.
+    remove when nothing runs) and one folder per dataset. Opened as part i of n, it is that of one of n
+    workers that share the shards among them.
     """
 
-    def __init__(self, root: str | Path) -> None:
+    def __init__(self, root: str | Path, part: tuple[int, int] = (0, 1)) -> None:
         self.root = Path(root)
+        self.part = part
+
+    def takes(self, index: int) -> bool:
+        """Whether shard `index` is this worker's to compute."""
+        return index % self.part[1] == self.part[0]
 
     @property
     def scratch(self) -> Path:

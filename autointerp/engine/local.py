@@ -9,7 +9,7 @@ import shutil
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from autointerp.artifacts import Manifest, RunDirectory
 from autointerp.artifacts.manifest import manifest_path, write_manifest, write_text_whole
@@ -30,6 +30,21 @@ RECORDED_VERSIONS = (
 )
 
 
+class Workers(Protocol):
+    """Several workers that share the shards of a step among them."""
+
+    def share(self, step: Step) -> None:
+        """Have the shards of a step computed; some may be missing afterwards, if workers were lost.
+
+        Raises what a worker raised.
+        """
+        ...
+
+    def close(self) -> None:
+        """End the workers."""
+        ...
+
+
 def run_steps(
     steps: Sequence[Step],
     run: RunDirectory,
@@ -37,8 +52,11 @@ def run_steps(
     *,
     stages: Sequence[str],
     rebuild: Iterable[str] = (),
+    workers: Workers | None = None,
 ) -> list[Manifest]:
     """Carry out the steps of some stages, in order, and return their manifests.
+
+    With `workers` they compute each step's shards first, and this process whatever is left.
 
     `steps` are all steps of the run: those a carried-out step reads must be finished, with the
     configuration given now. `rebuild` names stages (or `all`) whose stale results are discarded
@@ -51,7 +69,9 @@ def run_steps(
     try:
         write_text_whole(run.root / "run.toml", config.to_toml())
         return [
-            run_step(step, run, by_name, rebuild=bool(rebuild & {"all", step.stage, step.name}))
+            run_step(
+                step, run, by_name, rebuild=bool(rebuild & {"all", step.stage, step.name}), workers=workers
+            )
             for step in steps
             if step.stage in stages
         ]
@@ -59,11 +79,18 @@ def run_steps(
         lock.release()
 
 
-def run_step(step: Step, run: RunDirectory, steps: Mapping[str, Step], *, rebuild: bool = False) -> Manifest:
+def run_step(
+    step: Step,
+    run: RunDirectory,
+    steps: Mapping[str, Step],
+    *,
+    rebuild: bool = False,
+    workers: Workers | None = None,
+) -> Manifest:
     """Carry out one step: skip it if done, resume it if begun, refuse it if its results are stale."""
     manifest = begin_step(step, run, steps, rebuild=rebuild)
     if manifest.status != "complete":
-        manifest = _work(step, run, manifest)
+        manifest = _work(step, run, manifest, workers)
     if step.cleanup is not None:
         step.cleanup(run)
     return manifest
@@ -112,10 +139,12 @@ def begin_step(
     return manifest
 
 
-def _work(step: Step, run: RunDirectory, manifest: Manifest) -> Manifest:
+def _work(step: Step, run: RunDirectory, manifest: Manifest, workers: Workers | None) -> Manifest:
     started = time.monotonic()
     seconds_before = manifest.seconds or 0.0
     try:
+        if workers is not None and step.share is not None:
+            workers.share(step)
         result = step.work(run)
     finally:
         spent = seconds_before + time.monotonic() - started

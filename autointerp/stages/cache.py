@@ -58,6 +58,7 @@ def steps(config: RunConfig) -> list[Step]:
                 "scratch/cache",
             ),
             work=work,
+            share=None if config.cache.reservoir is not None else lambda run: read_share(config, run),
             cleanup=lambda run: shutil.rmtree(run.scratch / "cache", ignore_errors=True),
         )
     ]
@@ -68,6 +69,11 @@ def cache(config: RunConfig, run: RunDirectory) -> StepResult:
     reader = Reader.open(config, run)
     n_shards = read_together([reader])
     return _finish(reader, n_shards)
+
+
+def read_share(config: RunConfig, run: RunDirectory) -> None:
+    """First half of the stage for the shards of one worker; the second is done when all are there."""
+    read_together([Reader.open(config, run)])
 
 
 def read_ahead(configs: Sequence[RunConfig], runs: Sequence[RunDirectory]) -> None:

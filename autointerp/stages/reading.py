@@ -173,7 +173,7 @@ def read_together(readers: Sequence[Reader]) -> int:
                     reader.skip(index, packed)
                 else:
                     missing.append(reader)
-            if not missing:
+            if not missing or not lead.run.takes(index):
                 tracker.skip(len(packed) * size)
                 continue
             columns = _encode(missing, index * per_shard, packed, tracker)

@@ -54,6 +54,7 @@ def steps(config: RunConfig) -> list[Step]:
             inputs=("cache",),
             folders=("examples",),
             work=work,
+            share=work,
         )
     ]
 
@@ -82,7 +83,7 @@ def sample(config: RunConfig, run: RunDirectory) -> StepResult:
             # Shard k of `latents` lists the latents whose activations lie in shard k of `activations`.
             latents = run.shard("latents", index=index)
             n_in_shard = check_shard(latents, DATASETS["latents"])
-            if run.shard("examples", index=index).exists():
+            if run.shard("examples", index=index).exists() or not run.takes(index):
                 tracker.skip(n_in_shard)
                 continue
             with ShardWriter(run.shard("examples", index=index), DATASETS["examples"]) as writer:

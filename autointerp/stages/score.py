@@ -69,6 +69,7 @@ def _score_step(config: RunConfig, models: Models, instance: ScorerInstance, exp
         inputs=tuple(inputs),
         folders=(f"judgements/{part}", f"scores/{part}"),
         work=work,
+        share=work,
     )
 
 
@@ -95,7 +96,7 @@ def score(
         for index, ids in enumerate(shards):
             # `scores` is written last: its shard says that both are whole.
             path = run.shard("scores", instance.name, explainer, index=index)
-            if path.exists():
+            if path.exists() or not run.takes(index):
                 progress.finish(found_done=True)
                 continue
             progress.start()
