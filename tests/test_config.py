@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-import pytest
+from typing import Annotated, Literal
 
-from autointerp.config import RunConfig, describe_type, load_config, parse_table
+import pytest
+from pydantic import Field
+
+from autointerp.config import Latents, RunConfig, describe_type, load_config, parse_table
 from autointerp.errors import UserError
 
 MINIMAL = """
@@ -69,6 +72,20 @@ def test_a_mistake_is_one_line_naming_key_value_and_what_is_accepted(tmp_path, o
     assert "\n" not in message
     for part in expected:
         assert part in message
+
+
+@pytest.mark.parametrize(
+    ("annotation", "words"),
+    [
+        (Literal["a", "b"] | list[Literal["a", "b"]], "one of 'a', 'b' or a list of them"),
+        (str | Annotated[list[str], Field(min_length=1)] | None, "a text or a list of them"),
+        (list[Literal["a", "b"]], "a list of any of 'a', 'b'"),
+        (Latents, "'all' or a whole number >= 1 or a list of whole numbers >= 0"),
+        (list[str | dict[str, int]], "a list of texts or tables"),
+    ],
+)
+def test_types_in_words(annotation, words):
+    assert describe_type(annotation) == words
 
 
 def test_missing_section_is_named():

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, ClassVar, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, ClassVar, Protocol, TypeVar
 
 import numpy as np
 
@@ -12,6 +12,9 @@ from autointerp.config import Latents, Section
 from autointerp.errors import unknown_name
 from autointerp.llm.types import Capability, LanguageModel, Usage
 from autointerp.sampling.windows import LatentRecord, TokenTable
+
+if TYPE_CHECKING:
+    from autointerp.subject.steering import SteeredSubject
 
 
 class ExplainerConfig(Section):
@@ -46,6 +49,9 @@ class ExplainContext:
     seed: int
     judge: LanguageModel | None = None
     """The judging model, for explainers that choose by a scorer (`requires_judge`); else None."""
+    subject: Callable[[], SteeredSubject] | None = None
+    """Opens the subject and its dictionary, for explainers that run it (`needs_subject`); else None.
+    Opened once, when first called."""
 
     def rng(self, *keys: int) -> np.random.Generator:
         """A random stream of its own for each (seed, keys): never depends on batching or order."""
@@ -60,11 +66,16 @@ class Explainer(Protocol):
     Config: ClassVar[type[ExplainerConfig]]
     version: ClassVar[int]
     """Raised when the same configuration would give other explanations."""
-    uses_windows: ClassVar[bool]
-    """Whether it looks at windows; False: at the statistics of `latents` only."""
-    # Two more methods are called where an explainer has them: `requires_judge()`, what the judging
-    # model must be able to do, for an explainer that is then given `ExplainContext.judge`; and
-    # `check()`, before any work: it raises `UserError` if a library or a model of its own is missing.
+    # An attribute is read and two more methods are called where an explainer has them: `needs_subject`
+    # (false where there is none), for an explainer that is then given `ExplainContext.subject`;
+    # `requires_judge()`, what the judging model must be able to do, for one that is then given
+    # `ExplainContext.judge`; and `check()`, before any work: it raises `UserError` if a library or a model
+    # of its own is missing.
+
+    @property
+    def uses_windows(self) -> bool:
+        """Whether it looks at windows; False: at the statistics of `latents` only."""
+        ...
 
     def __init__(self, config: Any) -> None: ...
 
@@ -113,3 +124,8 @@ def judge_needs(explainer: Explainer) -> frozenset[Capability]:
     """What an explainer needs of a judging model; empty if it asks none."""
     needs = getattr(explainer, "requires_judge", None)
     return frozenset() if needs is None else frozenset(needs())
+
+
+def subject_needed(explainer: Explainer) -> bool:
+    """Whether an explainer runs the subject."""
+    return bool(getattr(explainer, "needs_subject", False))

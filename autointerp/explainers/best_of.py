@@ -7,7 +7,7 @@ docs/explainers/best-of.md.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field, replace
 from typing import Annotated, Any, ClassVar
 
@@ -21,23 +21,19 @@ from autointerp.explainers.base import (
     ExplainerConfig,
     Explanation,
     explainer,
-    judge_needs,
 )
 from autointerp.explainers.nested import (
-    ScorerTable,
+    JudgingConfig,
+    JudgingExplainer,
     Table,
     build_explainer,
-    build_scorer,
-    check_all,
-    hold_back,
     judge_texts,
     plugin_values,
-    prefixed,
     summed,
     told_by_key,
     verdict,
 )
-from autointerp.llm.types import Capability, LanguageModel, Reply, Request, Usage
+from autointerp.llm.types import LanguageModel, Reply, Request, Usage
 from autointerp.sampling.windows import LatentRecord
 
 _DRAW_STREAM = 61
@@ -83,31 +79,21 @@ def build_source(table: Table) -> Source:
 CandidateTable = Annotated[Table, AfterValidator(told_by_key(build_source))]
 
 
-class BestOfConfig(ExplainerConfig):
+class BestOfConfig(JudgingConfig):
     """`[explainers.NAME]` with `explainer = "best-of"`."""
 
     candidates: list[CandidateTable] = Field(["default", "statistics"], min_length=1)
     """Who proposes: names of explainers, or tables `{explainer = NAME, ...}` with their options and
     `n_candidates`, how many labels are drawn (more than one needs a `temperature` above 0)."""
-    scorer: ScorerTable = "detection"
-    """Who chooses: the name of a scorer, or a table `{scorer = NAME, ...}` with its options. Its
-    judge is `models.judge`."""
-    held_back: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """Share of the train windows kept from the candidates' makers, on which the scorer chooses."""
 
     def result_values(self) -> dict[str, Any]:
         """As of every section, the inner options with their defaults and versions."""
         sources = [build_source(table) for table in self.candidates]
-        scorer, config = build_scorer(self.scorer)
         candidates = [
             {"n_candidates": source.n_candidates, **plugin_values(source.explainer, source.config)}
             for source in sources
         ]
-        return {
-            **super().result_values(),
-            "candidates": candidates,
-            "scorer": plugin_values(scorer, config),
-        }
+        return {**super().result_values(), "candidates": candidates}
 
 
 @dataclass(kw_only=True)
@@ -155,38 +141,18 @@ class SeededModel:
 
 
 @explainer("best-of")
-class BestOf:
+class BestOf(JudgingExplainer):
     """Proposes from the windows shown, chooses on those held back; see the module and `BestOfConfig`."""
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = BestOfConfig
     version: ClassVar[int] = 1
-    uses_windows: ClassVar[bool] = True
+    config: BestOfConfig
 
     def __init__(self, config: BestOfConfig) -> None:
-        self.config = config
         self.sources = [build_source(table) for table in config.candidates]
-        self.scorer, _ = build_scorer(config.scorer)
-
-    def requires(self) -> frozenset[Capability]:
-        """What any of the proposing explainers needs."""
-        return frozenset().union(*(source.explainer.requires() for source in self.sources))
-
-    def requires_judge(self) -> frozenset[Capability]:
-        """What the scorer needs, and any proposing explainer that judges itself."""
-        inner = (judge_needs(source.explainer) for source in self.sources)
-        return self.scorer.requires().union(*inner)
-
-    def prompts(self) -> Mapping[str, str]:
-        """Those of the proposing explainers and of the scorer."""
-        texts = prefixed("scorer", self.scorer)
-        for number, source in enumerate(self.sources):
-            texts |= prefixed(f"candidates.{number}", source.explainer)
-        return texts
-
-    def check(self) -> None:
-        """The checks of the inner explainers and of the scorer. Raises `UserError`."""
-        check_all([*(source.explainer for source in self.sources), self.scorer])
+        inner = {f"candidates.{number}": source.explainer for number, source in enumerate(self.sources)}
+        super().__init__(config, inner)
 
     def explain(self, records: Sequence[LatentRecord], context: ExplainContext) -> list[Explanation]:
         """One explanation per latent, in order: the candidate of the best score.
@@ -194,7 +160,7 @@ class BestOf:
         All texts of all latents are judged at once, equal ones of a latent once. Where none gets a
         number the first is kept and `details.unjudged` says why.
         """
-        halves = [hold_back(record, self.config.held_back, context) for record in records]
+        halves = self.halves(records, context)
         candidates = self._candidates([shown for shown, _ in halves], context)
         asked: dict[tuple[int, str], LatentRecord] = {}
         for shown, fresh in halves:
@@ -247,12 +213,8 @@ class BestOf:
         details: dict[str, Any] = {
             "n_candidates": len(candidates),
             "candidates": [candidate.as_details() for candidate in candidates],
-            "scorer": self.scorer.name,
-            "n_windows_shown": len(shown.windows),
-            "n_windows_held_back": len(fresh.windows),
+            **self.judging_details(shown, fresh, context),
         }
-        if context.judge is not None:
-            details["judge"] = context.judge.identity
         usage = summed([*(candidate.explanation.usage for candidate in candidates), *judging])
         if not told:
             undetermined = any(c.explanation.status == "undetermined" for c in candidates)

@@ -2,7 +2,7 @@
 
 For explainers that are made of others and judge their labels themselves (`best-of`, `refine`):
 they build the inner ones from tables, hold train windows back that no proposer was shown, and judge
-on these alone.
+on these alone. `JudgingConfig` and `JudgingExplainer` are what they have in common.
 """
 
 from __future__ import annotations
@@ -10,17 +10,25 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
-from typing import Annotated, Any, TypeVar
+from typing import Annotated, Any, ClassVar, TypeVar
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, Field
 
 from autointerp import explainers as explainer_room
 from autointerp import scorers as scorer_room
 from autointerp.config import Section, parse_table
 from autointerp.errors import UserError
-from autointerp.explainers.base import ExplainContext, Explainer, ExplainerConfig, get_explainer
-from autointerp.llm.types import Usage
+from autointerp.explainers.base import (
+    ExplainContext,
+    Explainer,
+    ExplainerConfig,
+    get_explainer,
+    judge_needs,
+    subject_needed,
+)
+from autointerp.llm.types import Capability, Usage
 from autointerp.sampling.windows import LatentRecord, Window
+from autointerp.scorers.asking import summed_usage
 from autointerp.scorers.base import Item, JudgeContext, Judged, Scorer, ScorerConfig, get_scorer
 from autointerp.scorers.selection import systematic
 
@@ -85,9 +93,77 @@ def plugin_values(plugin: Explainer | Scorer, config: Section) -> dict[str, Any]
     return {"name": plugin.name, "version": plugin.version, **config.result_values()}
 
 
-def prefixed(prefix: str, plugin: Explainer | Scorer) -> dict[str, str]:
-    """The prompts of an inner plug-in under names of their own."""
-    return {f"{prefix}.{name}": text for name, text in plugin.prompts().items()}
+class JudgingConfig(ExplainerConfig):
+    """Options of every explainer that judges labels itself."""
+
+    scorer: ScorerTable = "detection"
+    """Who judges the labels: the name of a scorer, or a table `{scorer = NAME, ...}` with its options.
+    Its judge is `models.judge`."""
+    held_back: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
+    """Share of the train windows kept from those who propose, on which labels are judged."""
+
+    def result_values(self) -> dict[str, Any]:
+        """As of every section, the scorer's options with their defaults and version."""
+        return {**super().result_values(), "scorer": plugin_values(*build_scorer(self.scorer))}
+
+
+class JudgingExplainer:
+    """Base of explainers that let others propose, and judge on windows these were not shown."""
+
+    uses_windows: ClassVar[bool] = True
+    config: JudgingConfig
+
+    def __init__(self, config: JudgingConfig, inner: Mapping[str, Explainer]) -> None:
+        """`inner`: who proposes, by the name its prompts go by."""
+        self.config = config
+        self.inner = inner
+        self.scorer, _ = build_scorer(config.scorer)
+
+    @property
+    def needs_subject(self) -> bool:
+        """Whether one who proposes runs the subject."""
+        return any(subject_needed(explainer) for explainer in self.inner.values())
+
+    def requires(self) -> frozenset[Capability]:
+        """What those who propose need."""
+        return frozenset().union(*(explainer.requires() for explainer in self.inner.values()))
+
+    def requires_judge(self) -> frozenset[Capability]:
+        """What the scorer needs, and those who propose if they judge themselves."""
+        return self.scorer.requires().union(*(judge_needs(e) for e in self.inner.values()))
+
+    def prompts(self) -> Mapping[str, str]:
+        """Those of the scorer and of those who propose, under names of their own."""
+        plugins: dict[str, Explainer | Scorer] = {"scorer": self.scorer, **self.inner}
+        return {
+            f"{prefix}.{name}": text
+            for prefix, plugin in plugins.items()
+            for name, text in plugin.prompts().items()
+        }
+
+    def check(self) -> None:
+        """The checks of the scorer and of those who propose. Raises `UserError`."""
+        for plugin in (*self.inner.values(), self.scorer):
+            if (check := getattr(plugin, "check", None)) is not None:
+                check()
+
+    def halves(
+        self, records: Sequence[LatentRecord], context: ExplainContext
+    ) -> list[tuple[LatentRecord, LatentRecord]]:
+        """Each latent's train windows, those shown and those held back (see `hold_back`)."""
+        return [hold_back(record, self.config.held_back, context) for record in records]
+
+    def judging_details(
+        self, shown: LatentRecord, fresh: LatentRecord, context: ExplainContext
+    ) -> dict[str, Any]:
+        """What `details` say of the judging."""
+        judge = {} if context.judge is None else {"judge": context.judge.identity}
+        return {
+            "scorer": self.scorer.name,
+            "n_windows_shown": len(shown.windows),
+            "n_windows_held_back": len(fresh.windows),
+            **judge,
+        }
 
 
 def hold_back(
@@ -150,25 +226,7 @@ def verdict(judged: Judged) -> dict[str, Any]:
 def summed(usages: Iterable[Usage]) -> Usage:
     """Sum of usages. Those that say nothing asked nothing; of the others one unknown makes it unknown."""
     told = [usage for usage in usages if usage != Usage()]
-
-    def total(name: str) -> Any:
-        values = [getattr(usage, name) for usage in told]
-        return None if not values or None in values else sum(values)
-
-    return Usage(
-        prompt_tokens=total("prompt_tokens"),
-        completion_tokens=total("completion_tokens"),
-        cached_tokens=total("cached_tokens"),
-        cost_usd=total("cost_usd"),
-        seconds=total("seconds"),
-    )
-
-
-def check_all(plugins: Iterable[Explainer | Scorer]) -> None:
-    """Call `check()` of those that have one. Raises `UserError`."""
-    for plugin in plugins:
-        if (check := getattr(plugin, "check", None)) is not None:
-            check()
+    return summed_usage(lambda name: [getattr(usage, name) for usage in told])
 
 
 def _named(table: Table, key: str) -> tuple[str, Mapping[str, Any]]:

@@ -13,17 +13,14 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from autointerp.explainers.base import ExplainContext, ExplainerConfig, Explanation, explainer, judge_needs
+from autointerp.explainers.base import ExplainContext, ExplainerConfig, Explanation, explainer
 from autointerp.explainers.nested import (
     ExplainerTable,
-    ScorerTable,
+    JudgingConfig,
+    JudgingExplainer,
     build_explainer,
-    build_scorer,
-    check_all,
-    hold_back,
     judge_texts,
     plugin_values,
-    prefixed,
     summed,
     verdict,
 )
@@ -39,17 +36,12 @@ from autointerp.scorers.prompting import one_line
 _REMINDERS_STREAM = 62
 
 
-class RefineConfig(ExplainerConfig):
+class RefineConfig(JudgingConfig):
     """`[explainers.refine]`."""
 
     propose: ExplainerTable = "default"
     """Who proposes the first label: the name of an explainer, or a table `{explainer = NAME, ...}`
     with its options."""
-    scorer: ScorerTable = "detection"
-    """Who judges: the name of a scorer, or a table `{scorer = NAME, ...}` with its options. Its
-    judge is `models.judge`."""
-    held_back: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.5
-    """Share of the train windows kept from the first proposer, on which every round is judged."""
     max_rounds: Annotated[int, Field(ge=1)] = 3
     """Most revisions after the first label."""
     min_gain: Annotated[float, Field(ge=0.0)] = 0.02
@@ -69,11 +61,7 @@ class RefineConfig(ExplainerConfig):
 
     def result_values(self) -> dict[str, Any]:
         """As of every section, the inner options with their defaults and versions."""
-        values = {
-            "propose": plugin_values(*build_explainer(self.propose)),
-            "scorer": plugin_values(*build_scorer(self.scorer)),
-        }
-        return {**super().result_values(), **values}
+        return {**super().result_values(), "propose": plugin_values(*build_explainer(self.propose))}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -112,39 +100,26 @@ class Work:
 
 
 @explainer("refine")
-class Refine:
+class Refine(JudgingExplainer):
     """Revises a label as long as its score on held-back windows rises; see the module and `RefineConfig`."""
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = RefineConfig
     version: ClassVar[int] = 1
-    uses_windows: ClassVar[bool] = True
+    config: RefineConfig
 
     def __init__(self, config: RefineConfig) -> None:
-        self.config = config
         self.proposer, _ = build_explainer(config.propose)
-        self.scorer, _ = build_scorer(config.scorer)
         self._prompt: PromptFile = load_prompt("refine")
+        super().__init__(config, {"propose": self.proposer})
 
     def requires(self) -> frozenset[Capability]:
         """Generation of text, and what the first proposer needs."""
-        return self.proposer.requires() | {Capability.GENERATE}
-
-    def requires_judge(self) -> frozenset[Capability]:
-        """What the scorer needs, and a first proposer that judges itself."""
-        return self.scorer.requires() | judge_needs(self.proposer)
+        return super().requires() | {Capability.GENERATE}
 
     def prompts(self) -> Mapping[str, str]:
         """The prompt of revisions, those of the first proposer and of the scorer."""
-        return {
-            "refine": self._prompt.source,
-            **prefixed("propose", self.proposer),
-            **prefixed("scorer", self.scorer),
-        }
-
-    def check(self) -> None:
-        """The checks of the first proposer and of the scorer. Raises `UserError`."""
-        check_all([self.proposer, self.scorer])
+        return {"refine": self._prompt.source, **super().prompts()}
 
     def explain(self, records: Sequence[LatentRecord], context: ExplainContext) -> list[Explanation]:
         """One explanation per latent, in order; all latents go through each round together.
@@ -163,7 +138,7 @@ class Refine:
         return [self._explanation(work, context) for work in works]
 
     def _propose(self, records: Sequence[LatentRecord], context: ExplainContext) -> list[Work]:
-        halves = [hold_back(record, self.config.held_back, context) for record in records]
+        halves = self.halves(records, context)
         told: dict[int, list[Explanation]] = {record.latent: [] for record in records}
         for explanation in self.proposer.explain([shown for shown, _ in halves], context):
             told[explanation.latent].append(explanation)
@@ -260,12 +235,8 @@ class Refine:
             "stopped": work.stopped,
             "proposer": self.proposer.name,
             "proposed": work.first.details,
-            "scorer": self.scorer.name,
-            "n_windows_shown": len(work.shown.windows),
-            "n_windows_held_back": len(work.fresh.windows),
+            **self.judging_details(work.shown, work.fresh, context),
         }
-        if context.judge is not None:
-            details["judge"] = context.judge.identity
         return Explanation(
             latent=work.shown.latent,
             text=work.rounds[work.best]["text"] if work.rounds else None,

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, overload
+from dataclasses import dataclass, fields
+from typing import Any, TypeVar, overload
 
 from autointerp.llm.types import LanguageModel, Reply, Request, Usage
 from autointerp.scorers.base import Item, Judged, Judgement
 from autointerp.scorers.metrics import classification, headline
 
 _MAX_REASON_CHARACTERS = 200
+N = TypeVar("N")
+T = TypeVar("T")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -68,18 +70,21 @@ class Keys(Sequence[str]):
 def total_usage(replies: Sequence[Reply]) -> Usage:
     """Sum over replies; a field that an answered request leaves unknown is unknown in the sum."""
 
-    def total(name: str) -> Any:
-        values = [getattr(reply.usage, name) for reply in replies if reply.ok]
-        values += [v for r in replies if not r.ok and (v := getattr(r.usage, name)) is not None]
-        return None if not values or None in values else sum(values)
+    def values(name: str) -> list[Any]:
+        told = [getattr(reply.usage, name) for reply in replies if reply.ok]
+        return told + [v for r in replies if not r.ok and (v := getattr(r.usage, name)) is not None]
 
-    return Usage(
-        prompt_tokens=total("prompt_tokens"),
-        completion_tokens=total("completion_tokens"),
-        cached_tokens=total("cached_tokens"),
-        cost_usd=total("cost_usd"),
-        seconds=total("seconds"),
-    )
+    return summed_usage(values)
+
+
+def summed_usage(values: Callable[[str], Sequence[Any]]) -> Usage:
+    """The sums of `values(field)` for each field; unknown (None) without values or with an unknown one."""
+
+    def total(name: str) -> Any:
+        told = values(name)
+        return None if not told or None in told else sum(told)
+
+    return Usage(**{field.name: total(field.name) for field in fields(Usage)})
 
 
 def error_reason(reply: Reply) -> str:
@@ -121,6 +126,26 @@ def classified(
         **classification(judgements),
     }
     return Judged(item=item, judgements=judgements, score=score, usage=usage, details=details)
+
+
+def ask_about(
+    items: Sequence[Item],
+    model: LanguageModel,
+    prepare: Callable[[Item], tuple[Plan, N]],
+    finish: Callable[[Item, N, list[Judgement], Usage], T],
+    blank: Callable[[Item], T],
+) -> list[T]:
+    """One result per item, in order: `finish` of what was asked about it, all items at once.
+
+    `prepare` gives an item's plan and whatever else `finish` needs. Of an item without a text nothing
+    is asked: its result is `blank`.
+    """
+    prepared = {i: prepare(item) for i, item in enumerate(items) if item.text.strip()}
+    outcomes = dict(zip(prepared, carry_out([plan for plan, _ in prepared.values()], model), strict=True))
+    return [
+        finish(item, prepared[i][1], *outcomes[i]) if i in prepared else blank(item)
+        for i, item in enumerate(items)
+    ]
 
 
 def unexplained(item: Item, metric: str, chance: float | None) -> Judged:

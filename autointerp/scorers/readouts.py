@@ -12,11 +12,11 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from autointerp.llm.types import Capability
+from autointerp.llm.types import Capability, Usage
 from autointerp.sampling.windows import LatentRecord, TokenTable, Window
 from autointerp.scorers.answers import Shown, json_plan, logprob_plan
-from autointerp.scorers.asking import Plan, carry_out, classified, unexplained
-from autointerp.scorers.base import Item, JudgeContext, Judged, ScorerConfig
+from autointerp.scorers.asking import Plan, ask_about, classified, unexplained
+from autointerp.scorers.base import Item, JudgeContext, Judged, Judgement, ScorerConfig
 from autointerp.scorers.evidence import EvidenceKind, evidence_prompts
 from autointerp.scorers.likelihoods import Pool, likelihood_plan
 from autointerp.scorers.prompting import load_prompt
@@ -80,21 +80,19 @@ class ReadoutScorer:
     def judge(self, items: Sequence[Item], context: JudgeContext) -> list[Judged]:
         """Judge the windows of every item, all requests of all items at once."""
         assert context.model is not None
-        asked = [item for item in items if item.text.strip()]
-        chosen = [self.windows(item, context) for item in asked]
-        plans = [
-            readout_plan(self.config, self._prompt, item.text, shown, self.pool, context.tokens)
-            for item, (shown, _) in zip(asked, chosen, strict=True)
-        ]
-        outcomes = iter(zip(chosen, carry_out(plans, context.model), strict=True))
-        judged = []
-        for item in items:
-            if not item.text.strip():
-                judged.append(unexplained(item, self.metric, 0.5))
-                continue
-            (_, notes), (judgements, usage) = next(outcomes)
-            judged.append(classified(item, judgements, self.metric, usage, self._details() | notes))
-        return judged
+
+        def prepare(item: Item) -> tuple[Plan, dict[str, Any]]:
+            shown, notes = self.windows(item, context)
+            plan = readout_plan(self.config, self._prompt, item.text, shown, self.pool, context.tokens)
+            return plan, notes
+
+        def finish(item: Item, notes: dict[str, Any], judgements: list[Judgement], usage: Usage) -> Judged:
+            return classified(item, judgements, self.metric, usage, self._details() | notes)
+
+        def blank(item: Item) -> Judged:
+            return unexplained(item, self.metric, 0.5)
+
+        return ask_about(items, context.model, prepare, finish, blank)
 
     def windows(self, item: Item, context: JudgeContext) -> tuple[list[Shown], dict[str, Any]]:
         """The windows to be judged, in the order the judge sees them, and what `details` say of them."""

@@ -21,8 +21,8 @@ from typing import Annotated, Any, ClassVar, Literal
 import numpy as np
 from pydantic import Field
 
-from autointerp.llm.types import Capability
-from autointerp.scorers.asking import Plan, carry_out, failure, unexplained
+from autointerp.llm.types import Capability, Usage
+from autointerp.scorers.asking import Plan, ask_about, failure, unexplained
 from autointerp.scorers.base import Item, JudgeContext, Judged, Judgement, ScorerConfig, scorer
 from autointerp.scorers.evidence import EvidenceKind, evidence_prompts
 from autointerp.scorers.metrics import Interval, pearson, pooled_pearson
@@ -125,20 +125,22 @@ class Simulation:
         """What `judge` returns, each with the windows it is about."""
         assert context.model is not None
         scale = self._scale(context)
-        asked = [item for item in items if item.text.strip()]
-        chosen = [self._windows(item, context) for item in asked]
-        plans = [self._plan(item, c, scale, context) for item, c in zip(asked, chosen, strict=True)]
-        outcomes = iter(zip(chosen, carry_out(plans, context.model), strict=True))
-        judged = []
-        for item in items:
-            if not item.text.strip():
-                judged.append((unexplained(item, "ev_correlation", 0.0), Chosen()))
-                continue
-            windows, (judgements, usage) = next(outcomes)
-            score, details = self._score(item, windows, judgements, scale, context)
+
+        def prepare(item: Item) -> tuple[Plan, Chosen]:
+            chosen = self._windows(item, context)
+            return self._plan(item, chosen, scale, context), chosen
+
+        def finish(
+            item: Item, chosen: Chosen, judgements: list[Judgement], usage: Usage
+        ) -> tuple[Judged, Chosen]:
+            score, details = self._score(item, chosen, judgements, scale, context)
             one = Judged(item=item, judgements=judgements, score=score, usage=usage, details=details)
-            judged.append((one, windows))
-        return judged
+            return one, chosen
+
+        def blank(item: Item) -> tuple[Judged, Chosen]:
+            return unexplained(item, "ev_correlation", 0.0), Chosen()
+
+        return ask_about(items, context.model, prepare, finish, blank)
 
     def _scale(self, context: JudgeContext) -> int | None:
         assert context.model is not None

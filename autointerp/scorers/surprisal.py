@@ -18,9 +18,9 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any, ClassVar, Literal
 
-from autointerp.llm.types import Capability, Reply, Request
+from autointerp.llm.types import Capability, Reply, Request, Usage
 from autointerp.scorers.answers import Shown
-from autointerp.scorers.asking import Plan, carry_out, error_reason, unexplained
+from autointerp.scorers.asking import Plan, ask_about, error_reason, unexplained
 from autointerp.scorers.base import Item, JudgeContext, Judged, Judgement, ScorerConfig, scorer
 from autointerp.scorers.graded import GradedConfig, graded, graded_windows
 from autointerp.scorers.prompting import load_prompt, one_line
@@ -58,22 +58,22 @@ class Surprisal:
     def judge(self, items: Sequence[Item], context: JudgeContext) -> list[Judged]:
         """Grade the windows of every item; the neutral requests are shared by a latent's explanations."""
         assert context.model is not None
-        asked = [item for item in items if item.text.strip()]
-        plans = [self._plan(item, graded_windows(item, self.config, context)) for item in asked]
-        outcomes = iter(carry_out(plans, context.model))
         details = {
             "prompt": self.config.prompt,
             "prompt_version": load_prompt("surprisal").version,
             "normalise": self.config.normalise,
         }
-        judged = []
-        for item in items:
-            if not item.text.strip():
-                judged.append(unexplained(item, "auroc", 0.5))
-                continue
-            judgements, usage = next(outcomes)
-            judged.append(graded(item, judgements, usage, details))
-        return judged
+
+        def prepare(item: Item) -> tuple[Plan, None]:
+            return self._plan(item, graded_windows(item, self.config, context)), None
+
+        def finish(item: Item, _: None, judgements: list[Judgement], usage: Usage) -> Judged:
+            return graded(item, judgements, usage, details)
+
+        def blank(item: Item) -> Judged:
+            return unexplained(item, "auroc", 0.5)
+
+        return ask_about(items, context.model, prepare, finish, blank)
 
     def _plan(self, item: Item, shown: Sequence[Shown]) -> Plan:
         readable = [s for s in shown if s.text]

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -18,6 +18,9 @@ from autointerp.sampling.windows import LatentRecord
 from autointerp.stages.plugins import ExplainerInstance, Models, ShardProgress, build_explainers
 from autointerp.stages.selection import read_records, read_vocabulary, select_latents
 from autointerp.stages.step import Step, StepResult
+
+if TYPE_CHECKING:
+    from autointerp.subject.steering import SteeredSubject
 
 VERSION = 1
 CONTROL = "shuffled"
@@ -40,7 +43,8 @@ def _explain_step(config: RunConfig, models: Models, instance: ExplainerInstance
     def work(run: RunDirectory) -> StepResult:
         model = models.open("explainer", run) if needs_model else None
         judge = models.open("judge", run) if needs_judge else None
-        return explain(config, run, instance, model, judge)
+        subject = models.steered_subject if instance.needs_subject else None
+        return explain(config, run, instance, model, judge, subject)
 
     return Step(
         name=f"explain/{instance.name}",
@@ -56,6 +60,7 @@ def _explain_step(config: RunConfig, models: Models, instance: ExplainerInstance
         inputs=("cache", "sample") if instance.explainer.uses_windows else ("cache",),
         folders=(f"explanations/{instance.name}",),
         work=work,
+        share=work,
     )
 
 
@@ -80,19 +85,25 @@ def explain(
     instance: ExplainerInstance,
     model: StoredModel | None,
     judge: StoredModel | None = None,
+    subject: Callable[[], SteeredSubject] | None = None,
 ) -> StepResult:
     """Write the explanations of one explainer, shard by shard; shards that exist are kept."""
     latents = select_latents(instance.latents, run, config.seed, f"explainers.{instance.name}.latents")
     tokens, token_counts = read_vocabulary(run)
     context = ExplainContext(
-        model=model, tokens=tokens, token_counts=token_counts, seed=config.seed, judge=judge
+        model=model,
+        tokens=tokens,
+        token_counts=token_counts,
+        seed=config.seed,
+        judge=judge,
+        subject=subject,
     )
     size = config.explain.latents_per_shard
     shards = [latents[i : i + size] for i in range(0, len(latents), size)] or [[]]
     with ShardProgress(f"explain/{instance.name}", shards, judge or model) as progress:
         for index, ids in enumerate(shards):
             path = run.shard("explanations", instance.name, index=index)
-            if path.exists():
+            if path.exists() or not run.takes(index):
                 progress.finish(found_done=True)
                 continue
             progress.start()

@@ -15,7 +15,7 @@ from autointerp import scorers as scorer_room
 from autointerp.artifacts import RunDirectory
 from autointerp.config import Latents, RunConfig, parse_table
 from autointerp.errors import UserError, unknown_name
-from autointerp.explainers.base import Explainer, get_explainer, judge_needs
+from autointerp.explainers.base import Explainer, get_explainer, judge_needs, subject_needed
 from autointerp.llm import registry
 from autointerp.llm.budget import Budget
 from autointerp.llm.client import ModelStats, StoredModel
@@ -52,6 +52,11 @@ class ExplainerInstance:
     def requires_judge(self) -> frozenset[Capability]:
         """What the judging model must be able to do; empty if it asks none."""
         return judge_needs(self.explainer)
+
+    @property
+    def needs_subject(self) -> bool:
+        """Whether it runs the subject."""
+        return subject_needed(self.explainer)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -92,7 +97,6 @@ def build_explainers(config: RunConfig) -> list[ExplainerInstance]:
         registry.require(config.models.judge, judging, f"explainer {name!r}", "models.judge")
         if (check := getattr(explainer, "check", None)) is not None:
             check()
-        _warn_of_small_judge(config, f"explainer {name!r}", judging)
         built.append(
             ExplainerInstance(
                 name=name,
@@ -118,7 +122,6 @@ def build_scorers(config: RunConfig) -> list[ScorerInstance]:
         registry.require(config.models.judge, scorer.requires(), f"scorer {name!r}", "models.judge")
         if (check := getattr(scorer, "check", None)) is not None:
             check()
-        _warn_of_small_judge(config, f"scorer {name!r}", scorer.requires())
         built.append(
             ScorerInstance(
                 name=name,
@@ -184,7 +187,7 @@ class Models:
         self._subject: SteeredSubject | None = None
 
     def steered_subject(self) -> SteeredSubject:
-        """The subject and its dictionary, for scorers that intervene; loaded when first asked for."""
+        """The subject and its dictionary, for plug-ins that run it; loaded when first asked for."""
         from autointerp.subject.steering import SteeredSubject
 
         if self._subject is None:
@@ -235,14 +238,21 @@ def reply_store(config: RunConfig, run: RunDirectory) -> Path:
     return Path(config.models.reply_store or run.root / "replies.sqlite")
 
 
-def _warn_of_small_judge(config: RunConfig, who: str, needs: frozenset[Capability]) -> None:
-    """Say at start that a judge is too small for the questions it is asked (its numbers would be chance)."""
-    asks = needs & {Capability.GENERATE, Capability.PROMPT_LOGPROBS}
+def warn_of_small_judge(config: RunConfig) -> None:
+    """Say at start that a judge is too small for the questions it is asked (its numbers would be chance).
+
+    Once all plug-ins are known to be right: an error stands alone.
+    """
+    needs = {f"explainer {built.name!r}": built.requires_judge for built in build_explainers(config)}
+    needs |= {f"scorer {built.name!r}": built.scorer.requires() for built in build_scorers(config)}
     table = config.models.judge
-    if not asks or table.get("backend") != "local":
+    asking = [who for who, n in needs.items() if n & {Capability.GENERATE, Capability.PROMPT_LOGPROBS}]
+    if not asking or table.get("backend") != "local":
         return
     size = parameter_count(str(table["model"]))
-    if size is not None and size < ABLE_PARAMETERS:
+    if size is None or size >= ABLE_PARAMETERS:
+        return
+    for who in asking:
         log.warning(
             "%s asks its judge questions, and models.judge.model %r has %d million parameters: too few to "
             "answer them better than chance; use readout 'likelihood' or a larger judge",

@@ -82,3 +82,28 @@ def context(
 ) -> ExplainContext:
     counts = np.ones(len(table.pieces), dtype=np.int64) if token_counts is None else token_counts
     return ExplainContext(model=model, tokens=table, token_counts=counts, seed=0)
+
+
+CONCEPT = ["cat", "dog", "horse"]
+_OTHERS = ["red", "blue", "seven", "eight", "ran", "slept", "tall", "under", "near", "glass", "iron", "late"]
+CONCEPT_WORDS = ["<bos>", *CONCEPT, *_OTHERS, "!", "a", "thing"]
+"""Vocabulary of the subject `concept_subject`."""
+CONCEPT_LATENT, EMPTY_LATENT = 3, 5
+"""The latent whose direction is the sum of the concept's embeddings, and one of zeros."""
+
+
+class Directions:
+    """A dictionary of nothing but decoder directions."""
+
+    hook_point = hook_point_out = "blocks.1.hook_resid_post"
+
+    def __init__(self, directions: Any) -> None:
+        self.directions = directions
+        self.n_latents = 0 if directions is None else len(directions)
+
+    def decoder_directions(self, latents: Any) -> Any:
+        return None if self.directions is None else self.directions[latents]
+
+
+def concept_table() -> TokenTable:
+    return TokenTable([None, *(f" {word}".encode() for word in CONCEPT_WORDS[1:])], CONCEPT_WORDS)

@@ -14,10 +14,10 @@ from typing import Annotated, Any, ClassVar
 import numpy as np
 from pydantic import Field
 
-from autointerp.llm.types import Capability, Reply, Request
+from autointerp.llm.types import Capability, Reply, Request, Usage
 from autointerp.sampling.windows import LatentRecord, Window, defuse
 from autointerp.scorers.answers import Shown
-from autointerp.scorers.asking import Plan, carry_out, error_reason, unexplained
+from autointerp.scorers.asking import Plan, ask_about, error_reason, unexplained
 from autointerp.scorers.base import Item, JudgeContext, Judged, Judgement, ScorerConfig
 from autointerp.scorers.fuzzing import Fuzzing, FuzzingConfig
 from autointerp.scorers.presets.marks import n_false_marks, peer_true_marks
@@ -72,28 +72,29 @@ class ListPreset:
     def judge(self, items: Sequence[Item], context: JudgeContext) -> list[Judged]:
         """Judge the windows of every item, all requests of all items at once."""
         assert context.model is not None
-        asked = [item for item in items if item.text.strip()]
-        planned = [self._plan(item, context) for item in asked]
-        outcomes = iter(zip(planned, carry_out([p for p, *_ in planned], context.model), strict=True))
-        judged = []
-        for item in items:
-            if not item.text.strip():
-                judged.append(unexplained(item, "balanced_accuracy", 0.5))
-                continue
-            (_, as_published, notes), (judgements, usage) = next(outcomes)
+
+        def prepare(item: Item) -> tuple[Plan, tuple[bool, dict[str, Any]]]:
+            return self._plan(item, context)
+
+        def finish(
+            item: Item, noted: tuple[bool, dict[str, Any]], judgements: list[Judgement], usage: Usage
+        ) -> Judged:
+            as_published, notes = noted
             details = {
                 "preset": self.preset,
                 "prompt": self.prompt,
                 "prompt_version": load_prompt(self.prompt).version,
                 **notes,
             }
-            judged.append(
-                side_by_side(
-                    item, judgements, "balanced_accuracy", usage, details,
-                    peer_metric=self.peer_metric, peer_number=self.peer_number, as_published=as_published,
-                )
+            return side_by_side(
+                item, judgements, "balanced_accuracy", usage, details,
+                peer_metric=self.peer_metric, peer_number=self.peer_number, as_published=as_published,
             )  # fmt: skip
-        return judged
+
+        def blank(item: Item) -> Judged:
+            return unexplained(item, "balanced_accuracy", 0.5)
+
+        return ask_about(items, context.model, prepare, finish, blank)
 
     def positives(self, record: LatentRecord) -> list[Window]:
         """The activating windows the tool judges."""
@@ -135,13 +136,13 @@ class ListPreset:
         rng = context.rng(item.record.latent, Stream.PRESET_LIST_ORDER, int(marked))
         return [shown[i] for i in rng.permutation(len(shown))]
 
-    def _plan(self, item: Item, context: JudgeContext) -> tuple[Plan, bool, dict[str, Any]]:
+    def _plan(self, item: Item, context: JudgeContext) -> tuple[Plan, tuple[bool, dict[str, Any]]]:
         theirs, ours, notes = self.sets(item, context)
         n_positive = sum(s.label for s in theirs)
         plan = self._list_plan(item, theirs, for_peer=True, for_us=ours is None)
         if ours is not None:
             plan = _both(plan, self._list_plan(item, ours, for_peer=False, for_us=True))
-        return plan, (n_positive, len(theirs) - n_positive) == self.published, notes
+        return plan, ((n_positive, len(theirs) - n_positive) == self.published, notes)
 
     def _list_plan(self, item: Item, shown: Sequence[Shown], *, for_peer: bool, for_us: bool) -> Plan:
         prompt = load_prompt(self.prompt)

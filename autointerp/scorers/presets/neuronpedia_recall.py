@@ -18,9 +18,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from autointerp.llm.types import Capability, Reply, Request
+from autointerp.llm.types import Capability, Reply, Request, Usage
 from autointerp.sampling.windows import TokenTable, Window, defuse
-from autointerp.scorers.asking import Plan, carry_out, error_reason, unexplained
+from autointerp.scorers.asking import Plan, ask_about, error_reason, unexplained
 from autointerp.scorers.base import Item, JudgeContext, Judged, Judgement, ScorerConfig, scorer
 from autointerp.scorers.presets.numbers import Counts, PeerJudgement, plain_accuracy, side_by_side
 from autointerp.scorers.presets.replies import match_answer, neuronpedia_match
@@ -92,22 +92,22 @@ class NeuronpediaRecall:
     def judge(self, items: Sequence[Item], context: JudgeContext) -> list[Judged]:
         """Judge every item, one request per text."""
         assert context.model is not None
-        asked = [item for item in items if item.text.strip()]
-        chosen = [self.texts(item, context) for item in asked]
-        plans = [self._plan(item, texts) for item, texts in zip(asked, chosen, strict=True)]
-        outcomes = iter(zip(chosen, carry_out(plans, context.model), strict=True))
-        judged = []
-        for item in items:
-            if not item.text.strip():
-                judged.append(unexplained(item, METRIC, None))
-                continue
-            texts, (judgements, usage) = next(outcomes)
+
+        def prepare(item: Item) -> tuple[Plan, list[Text]]:
+            texts = self.texts(item, context)
+            return self._plan(item, texts), texts
+
+        def finish(item: Item, texts: list[Text], judgements: list[Judgement], usage: Usage) -> Judged:
             one = side_by_side(
                 item, judgements, METRIC, usage, _details(texts),
                 peer_metric="recall_alt", peer_number=_recall_alt(judgements), as_published=_is_whole(texts),
             )  # fmt: skip
-            judged.append(replace(one, score={**one.score, "chance": _of_one_answer(texts)}))
-        return judged
+            return replace(one, score={**one.score, "chance": _of_one_answer(texts)})
+
+        def blank(item: Item) -> Judged:
+            return unexplained(item, METRIC, None)
+
+        return ask_about(items, context.model, prepare, finish, blank)
 
     def texts(self, item: Item, context: JudgeContext) -> list[Text]:
         """The texts to be judged: none, decoys included, if the latent has no activating window."""

@@ -15,9 +15,9 @@ from typing import Annotated, Any, ClassVar
 
 from pydantic import Field
 
-from autointerp.llm.types import Capability, Message, Reply, Request
+from autointerp.llm.types import Capability, Message, Reply, Request, Usage
 from autointerp.sampling.windows import LatentRecord, Window, defuse
-from autointerp.scorers.asking import Plan, carry_out, error_reason, unexplained
+from autointerp.scorers.asking import Plan, ask_about, error_reason, unexplained
 from autointerp.scorers.base import Item, JudgeContext, Judged, Judgement, ScorerConfig, scorer
 from autointerp.scorers.presets.numbers import PeerJudgement, plain_accuracy, side_by_side
 from autointerp.scorers.presets.replies import numbered_answers, saebench_numbers
@@ -68,22 +68,22 @@ class SAEBench:
     def judge(self, items: Sequence[Item], context: JudgeContext) -> list[Judged]:
         """Judge every item with one request each."""
         assert context.model is not None
-        asked = [item for item in items if item.text.strip()]
-        chosen = [self.windows(item.record, context) for item in asked]
-        plans = [self._plan(item, shown, context) for item, shown in zip(asked, chosen, strict=True)]
-        outcomes = iter(zip(chosen, carry_out(plans, context.model), strict=True))
-        judged = []
-        for item in items:
-            if not item.text.strip():
-                judged.append(unexplained(item, METRIC, 0.5))
-                continue
-            shown, (judgements, usage) = next(outcomes)
+
+        def prepare(item: Item) -> tuple[Plan, list[Window]]:
+            shown = self.windows(item.record, context)
+            return self._plan(item, shown, context), shown
+
+        def finish(item: Item, shown: list[Window], judgements: list[Judgement], usage: Usage) -> Judged:
             one = side_by_side(
                 item, judgements, METRIC, usage, self._details(item.record, shown),
                 peer_metric="autointerp_score", peer_number=plain_accuracy, as_published=self._is_whole(shown),
             )  # fmt: skip
-            judged.append(one if shown else replace(one, score={**one.score, "reason": _NO_UNREAD}))
-        return judged
+            return one if shown else replace(one, score={**one.score, "reason": _NO_UNREAD})
+
+        def blank(item: Item) -> Judged:
+            return unexplained(item, METRIC, 0.5)
+
+        return ask_about(items, context.model, prepare, finish, blank)
 
     def windows(self, record: LatentRecord, context: JudgeContext) -> list[Window]:
         """The windows in the order of their numbers; none if no window was drawn without looking."""
