@@ -41,9 +41,10 @@ def ask_each(
     """One explanation per latent, in order.
 
     `question(record, every)` asks with every `every`-th of the windows it would show; a prompt too
-    long for the model is sent once more with `every` 2. `read(text, finish_reason)` reads a reply. A
-    request that fails, a reply that cannot be read and a latent without anything to show become
-    rows with a reason.
+    long for the model is sent once more with `every` 2. A reply that repeats the answer of a worked
+    example, as weak models do, is asked for again without the examples. `read(text, finish_reason)`
+    reads a reply. A request that fails, a reply that cannot be read and a latent without anything to
+    show become rows with a reason.
     """
     assert context.model is not None, "the explainer needs a model"
     questions = [question(record, 1) for record in records]
@@ -57,11 +58,37 @@ def ask_each(
         shorter = question(records[i], 2)
         questions[i] = replace(shorter, details={**shorter.details, "shortened": True})
     _ask(questions, again, replies, context)
+    copied = [i for i in asked if _copies(questions[i].request, replies[i], read)]
+    for i in copied:
+        questions[i] = _without_examples(questions[i])
+    _ask(questions, copied, replies, context)
     model = context.model.identity
     return [
         _explanation(record, q, reply, read, model)
         for record, q, reply in zip(records, questions, replies, strict=True)
     ]
+
+
+def _copies(
+    request: Request | None, reply: Reply | None, read: Callable[[str | None, str | None], Reading]
+) -> bool:
+    """Whether a reply says what an assistant's message of the request, a worked example, says."""
+    if request is None or request.messages is None or reply is None or not reply.ok:
+        return False
+    said = read(reply.text, reply.finish_reason).text
+    examples = [read(m.content, "stop").text for m in request.messages[:-1] if m.role == "assistant"]
+    return said is not None and said.casefold() in [text.casefold() for text in examples if text]
+
+
+def _without_examples(question: Question) -> Question:
+    """The same question, its worked examples left out."""
+    assert question.request is not None
+    assert question.request.messages is not None
+    messages = question.request.messages
+    query = max(i for i, message in enumerate(messages) if message.role == "user")
+    kept = (*(m for m in messages[:query] if m.role == "system"), *messages[query:])
+    details = {**question.details, "examples_left_out": "the first reply repeated one of them"}
+    return replace(question, request=replace(question.request, messages=kept), details=details)
 
 
 class ChatConfig(ExplainerConfig):

@@ -49,7 +49,7 @@ class ContrastiveExplainer(ChatExplainer):
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = ContrastiveConfig
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     uses_windows: ClassVar[bool] = True
     prompt_name = "contrastive"
 

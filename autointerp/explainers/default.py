@@ -50,7 +50,7 @@ class DefaultExplainer:
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = DefaultConfig
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     uses_windows: ClassVar[bool] = True
 
     def __init__(self, config: DefaultConfig) -> None:

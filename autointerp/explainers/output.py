@@ -76,7 +76,7 @@ class OutputExplainer(ChatExplainer):
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = OutputConfig
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
 
     def __init__(self, config: OutputConfig) -> None:
         self.config: OutputConfig = config

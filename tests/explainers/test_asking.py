@@ -95,6 +95,23 @@ def test_one_request_and_its_label(name):
 
 
 @pytest.mark.parametrize("name", NAMES)
+def test_a_copy_of_a_worked_example_is_asked_again_without_them(name):
+    v = Vocabulary()
+
+    def parrot(request: Request) -> str:
+        examples = [m.content for m in request.messages if m.role == "assistant"]
+        return examples[-1] if examples else "READING: 1\nEXPLANATION: the word cat."
+
+    model = FakeModel(parrot)
+    (got,) = build(name, few_shot=True).explain([cats(v)], context(model, v.table))
+    first, second = model.requests
+    assert [m.role for m in second.messages] == ["system", "user"]
+    assert second.messages[-1] == first.messages[-1]
+    assert got.text in ("the word cat", "promotes the word cat")
+    assert "examples_left_out" in got.details
+
+
+@pytest.mark.parametrize("name", NAMES)
 def test_worked_examples_look_as_the_query_does(name):
     """Line by line, but for what stands in JSON strings and for numbers."""
 

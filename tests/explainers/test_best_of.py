@@ -20,6 +20,7 @@ from autointerp.errors import UserError
 from autointerp.explainers import load_all
 from autointerp.explainers.base import ExplainContext
 from autointerp.explainers.best_of import BestOf, BestOfConfig
+from autointerp.explainers.default import DefaultExplainer
 from autointerp.explainers.nested import hold_back, summed
 from autointerp.llm.types import ErrorKind, Reply, Request, Usage
 from autointerp.sampling.windows import LatentRecord, TokenTable, Window
@@ -327,7 +328,7 @@ def test_what_it_needs_and_depends_on_is_that_of_its_parts(tmp_path):
     assert {str(c) for c in explainer.requires_judge()} == {"generate", "top_logprobs"}
     assert {"candidates.0.chat", "scorer.fuzzing_logprob"} <= set(explainer.prompts())
     values = explainer.config.result_values()
-    assert values["candidates"][0]["version"] == 1
+    assert values["candidates"][0]["version"] == DefaultExplainer.version
     assert values["candidates"][0]["n_windows"] == 40
     assert values["scorer"]["name"] == "fuzzing"
     assert (
