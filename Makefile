@@ -1,5 +1,6 @@
 # make cache explain score     the whole pipeline on the embedded demo (or RUN=your.toml)
 # make test                    lint, types, import rules, tests, documentation
+# make test-vllm               a real vLLM on this CPU, in an environment of its own (.venv-vllm, 4 GB)
 #
 # RUN=pipelines/x.toml  RUN_DIR=runs/x  SET="cache.n_tokens=1_000_000 seed=1"  REBUILD="explain score"
 
@@ -9,19 +10,22 @@ SET ?=
 REBUILD ?=
 PYTHON ?= python3
 VENV ?= .venv
+VENV_VLLM ?= .venv-vllm
+# Cores that vLLM's threads are bound to, as in 0-3.
+VLLM_CORES ?= 1
 
 # Those that need no server; benchmarks/batch_size.py asks for one.
-BENCHMARKS = judge_cost likelihood_readout planted_truth cache_memory
+BENCHMARKS = judge_cost likelihood_readout planted_truth cache_memory browser
 
 BIN := $(VENV)/bin
 PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt
 OPTIONS = $(if $(RUN_DIR),--run-dir $(RUN_DIR)) $(foreach s,$(SET),--set '$(s)') $(foreach s,$(REBUILD),--rebuild $(s))
 AUTOINTERP = $(BIN)/autointerp
 
-.PHONY: help cache sample explain score report test lint types imports unit docs serve-docs bench clean
+.PHONY: help cache sample explain score report test test-vllm lint types imports unit docs serve-docs bench screenshots clean
 
 help:
-	@sed -n '1,5s/^# \{0,1\}//p' Makefile
+	@sed -n '1,6s/^# \{0,1\}//p' Makefile
 
 cache: $(VENV)/.run
 	$(AUTOINTERP) cache $(RUN) $(OPTIONS)
@@ -56,11 +60,19 @@ unit: $(VENV)/.dev
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+test-vllm: $(VENV_VLLM)/.made
+	AUTOINTERP_TEST_VLLM=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=$(VLLM_CORES) \
+		$(VENV_VLLM)/bin/python -m pytest tests/vllm
+
 serve-docs: $(VENV)/.dev
 	$(BIN)/mkdocs serve --dev-addr 127.0.0.1:8000
 
 bench: $(VENV)/.dev
 	@for name in $(BENCHMARKS); do echo "== $$name"; $(BIN)/python benchmarks/$$name.py || exit 1; done
+
+# Of the demo's browser, for the documentation; needs Chromium.
+screenshots: $(VENV)/.dev
+	$(BIN)/python pipelines/demo/browser_screenshots.py $(or $(RUN_DIR),runs/demo)
 
 clean:
 	rm -rf $(VENV) site .mypy_cache .ruff_cache .pytest_cache
@@ -77,4 +89,8 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV_VLLM)/.made: pyproject.toml tests/vllm/environment.py tests/vllm/constraints.txt
+	@$(PYTHON) tests/vllm/environment.py $(VENV_VLLM)
 	@touch $@

@@ -14,7 +14,12 @@ from autointerp.errors import UserError
 # isort: off
 from autointerp.cli import stages as _stages  # noqa: F401
 from autointerp.cli import cost as _cost  # noqa: F401
+from autointerp.cli import labelling as _labelling  # noqa: F401
+from autointerp.cli import browsing as _browsing  # noqa: F401
+from autointerp.cli import comparing as _comparing  # noqa: F401
 from autointerp.cli import reading as _reading  # noqa: F401
+from autointerp.cli import similarity as _similarity  # noqa: F401
+from autointerp.cli import exchanging as _exchanging  # noqa: F401
 # isort: on
 
 __all__ = ["app", "main"]

@@ -12,14 +12,6 @@ from autointerp.cli.options import RunDirArgument
 
 
 @app.command()
-def report(run_dir: RunDirArgument) -> None:
-    """Print a run's table; write its HTML page and the files of `summary/` again."""
-    from autointerp.report.finish import finish
-
-    finish(run_dir)
-
-
-@app.command()
 def summary(
     run_dir: RunDirArgument,
     control: Annotated[

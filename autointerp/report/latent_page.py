@@ -1,92 +1,96 @@
-"""One latent as a report shows it: everything read, chosen and put into words, ready to lay out."""
+"""One latent as its page shows it: everything read, chosen and put into words, ready to lay out."""
 
 from __future__ import annotations
 
-import math
 import unicodedata
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import zip_longest
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+from markupsafe import Markup
 
 from autointerp.analyze.parts import NO_EXPLAINER
 from autointerp.report import numbers
-from autointerp.report.selection import spread_over_deciles
+from autointerp.report.labels_view import LabelTable, Score, label_table, labels_of, score_of
+from autointerp.report.svg_latent import activation_histogram
+from autointerp.report.windows_view import (
+    DecileGroup,
+    Judged,
+    Shader,
+    Simulated,
+    by_decile,
+    judged_windows,
+    simulated_windows,
+)
 from autointerp.run import Run, printable
 from autointerp.sampling.windows import TokenTable, Window
 
-N_LEVELS = 10
-"""Shades of activation."""
 LATENTS_AT_ONCE = 50
+N_TOKENS = 12
+"""Tokens and logits listed."""
 _COLUMNS: dict[str, list[str] | None] = {
     "latents": None,
     "examples": None,
-    "explanations": [
+    "explanations": None,
+    "scores": [
         "latent",
         "explanation",
-        "explainer",
-        "control",
-        "source_latent",
-        "text",
+        "scorer",
+        "value",
+        "ci_low",
+        "ci_high",
+        "chance",
+        "status",
+        "reason",
+        "tp",
+        "fp",
+        "tn",
+        "fn",
+        "n_unparsed",
+        "n_error",
+    ],
+    "judgements": [
+        "latent",
+        "explanation",
+        "scorer",
+        "example",
+        "kind",
+        "request",
+        "label",
+        "prediction",
+        "probability",
+        "log_odds",
+        "predicted_activations",
         "status",
         "reason",
     ],
-    "scores": None,
-    "judgements": ["latent", "explanation", "scorer", "example", "kind", "label", "prediction", "status"],
 }
 
 
 @dataclass(frozen=True, kw_only=True)
-class Piece:
-    """A run of window text: silent (level 0) or one active token, with its activation in words."""
+class TokenLine:
+    """A token with a number and the length of its bar in percent."""
 
     text: str
-    level: int
     value: str
+    bar: int
 
 
 @dataclass(frozen=True, kw_only=True)
-class Score:
-    """One number of one explanation, and what stands behind it."""
+class Similar:
+    """A latent whose decoder direction is near."""
 
-    value: float | None
-    shown: str
-    interval: str
-    note: str
-    """Counts of right and unreadable judgements, or why there is no number."""
-
-
-@dataclass(frozen=True, kw_only=True)
-class Label:
-    """One explanation with its scores, in the order of the page's scorers (None: not judged)."""
-
-    explanation: str
-    explainer: str
-    control: str | None
-    source_latent: int | None
-    text: str | None
-    problem: str | None
-    scores: list[Score | None]
-
-
-@dataclass(frozen=True, kw_only=True)
-class ShownWindow:
-    """A window as pieces, and the judges' decisions on it in the order of `LatentPage.judges`."""
-
-    split: str
-    kind: str
-    decile: int | None
-    peak: str
-    pieces: list[Piece]
-    decisions: list[tuple[str, str]]
-    """(class, word): class is `right`, `wrong`, `bad`, `done` or `none`."""
+    latent: int
+    cosine: str
+    title: str | None
 
 
 @dataclass(frozen=True, kw_only=True)
 class LatentPage:
-    """A latent's section of the page."""
+    """A latent's page."""
 
     latent: int
     status: str
@@ -94,41 +98,49 @@ class LatentPage:
     title_explainer: str | None
     problem: str | None
     facts: list[tuple[str, str]]
-    density: float
-    top_tokens: list[tuple[str, str, int]]
-    """(token, how often it is active on it, summed activation in percent of the first's)."""
-    top_logits: list[tuple[str, str]]
-    bottom_logits: list[tuple[str, str]]
-    labels: list[Label]
-    windows: list[ShownWindow]
-    judges: list[str]
-    judged: list[ShownWindow]
-    search: str
-    """Lower-case text the search box looks through."""
-
-    own_scores: list[Score | None]
-    """In the order of the page's scorers: numbers of the latent itself, judged without a label."""
+    histogram: Markup | None
+    every_token: bool
+    """Whether the histogram is of every token it is active on (else of its deciles)."""
+    top_tokens: list[TokenLine]
+    top_logits: list[TokenLine]
+    bottom_logits: list[TokenLine]
+    similar: list[Similar]
+    labels: LabelTable
+    own_scores: list[tuple[str, Score]]
+    """Numbers of the latent itself, judged without a label, under their scorer's name."""
+    deciles: list[DecileGroup]
+    n_windows: int
+    """Activating windows there are."""
+    judged: Judged
+    simulated: list[Simulated]
 
     @property
-    def headline(self) -> list[Score | None]:
-        """Scores of the first label that has a text, and the latent's own."""
-        titled = next((label.scores for label in self.labels if label.text and not label.control), [])
-        return [own or score for own, score in zip_longest(self.own_scores, titled)]
+    def shows_windows(self) -> int:
+        """Activating windows shown."""
+        return sum(len(group.windows) for group in self.deciles)
 
 
 def latent_pages(
     run: Run, latents: Sequence[int], scorers: Sequence[str], n_windows: int
 ) -> Iterator[LatentPage]:
-    """The sections of some latents, in their order; reads a few dozen latents at a time."""
+    """The pages of some latents, in their order; reads a few dozen latents at a time.
+
+    A latent the run does not have is left out.
+    """
     for first in range(0, len(latents), LATENTS_AT_ONCE):
         some = latents[first : first + LATENTS_AT_ONCE]
         rows = {
             name: _by_latent(run.table(name, latents=some, columns=columns))
             for name, columns in _COLUMNS.items()
         }
+        titles = _titles(
+            run, [row["latent"] for found in rows["latents"].values() for row in found[0]["neighbours"] or []]
+        )
+        values = _activations(run, some)
         for latent in some:
-            mine = {name: found.get(latent, []) for name, found in rows.items()}
-            yield _latent_page(run, mine, scorers, n_windows)
+            if latent in rows["latents"]:
+                mine = {name: found.get(latent, []) for name, found in rows.items()}
+                yield _latent_page(run, mine, scorers, n_windows, values.get(latent), titles)
 
 
 def _by_latent(table: pa.Table) -> dict[int, list[dict[str, Any]]]:
@@ -138,189 +150,78 @@ def _by_latent(table: pa.Table) -> dict[int, list[dict[str, Any]]]:
     return found
 
 
+def _activations(run: Run, latents: Sequence[int]) -> dict[int, np.ndarray]:
+    table = run.table("activations", columns=["latent", "activation"], latents=latents)
+    ids = table.column("latent").to_numpy()
+    values = table.column("activation").to_numpy()
+    order = np.argsort(ids, kind="stable")
+    found, starts = np.unique(ids[order], return_index=True)
+    return dict(zip(found.tolist(), np.split(values[order], starts[1:]), strict=True)) if len(ids) else {}
+
+
+def _titles(run: Run, latents: Sequence[int]) -> dict[int, str]:
+    """The first real label of each latent that has one."""
+    if not latents:
+        return {}
+    table = run.table(
+        "explanations",
+        latents=latents,
+        columns=["latent", "explanation", "explainer", "control", "text", "status"],
+    )
+    table = table.filter((pc.field("status") == "ok") & pc.field("control").is_null())
+    found: dict[int, tuple[tuple[int, str], str]] = {}
+    order = run.config.explain.explainers
+    for row in table.to_pylist():
+        place = order.index(row["explainer"]) if row["explainer"] in order else len(order)
+        key = (place, row["explanation"])
+        if row["latent"] not in found or key < found[row["latent"]][0]:
+            found[row["latent"]] = (key, printable(row["text"]))
+    return {latent: text for latent, (_, text) in found.items()}
+
+
 def _latent_page(
-    run: Run, rows: Mapping[str, list[dict[str, Any]]], scorers: Sequence[str], n_windows: int
+    run: Run,
+    rows: Mapping[str, list[dict[str, Any]]],
+    scorers: Sequence[str],
+    n_windows: int,
+    values: np.ndarray | None,
+    titles: Mapping[int, str],
 ) -> LatentPage:
     (s,) = rows["latents"]
-    latent = s["latent"]
     windows = [Window.from_row(row) for row in rows["examples"]]
-    labels = _labels(rows["explanations"], rows["scores"], run.config.explain.explainers, scorers)
-    judges, decisions = _decisions(rows["judgements"], scorers, {w.example: w.kind for w in windows})
-    own = [row for row in rows["scores"] if row["explanation"] == NO_EXPLAINER]
-    own_scores = [_score(next((r for r in own if r["scorer"] == scorer), None)) for scorer in scorers]
+    labels = labels_of(rows["explanations"], rows["scores"], run.config.explain.explainers, scorers)
+    own = {row["scorer"]: row for row in rows["scores"] if row["explanation"] == NO_EXPLAINER}
+    own_scores = [(scorer, score) for scorer in scorers if (score := score_of(own.get(scorer)))]
     peak = s["max_activation"] or 0.0
-    test = [w for w in windows if w.split == "test"]
-    judged = spread_over_deciles([w for w in test if w.activating], (n_windows + 1) // 2)
-    judged += sorted((w for w in test if not w.activating), key=lambda w: w.example)[: n_windows // 2]
+    shade = Shader(run.tokens, peak)
     titled = next((label for label in labels if label.text and not label.control), None)
     failed = next((label for label in labels if label.problem), None)
-    top = (s["top_tokens"] or [])[:12]
-    tokens = [
-        (
-            _token(run.tokens, row["token"]),
-            f"{numbers.count(row['n_active'])}×",
-            round(100 * row["total"] / top[0]["total"]),
-        )
-        for row in top
-    ]
-    texts = [label.text for label in labels if label.text and not label.control]
+    quantiles = s["quantiles"] or []
+    # A cache with a reservoir keeps some contexts only, the strongest among them: no fair sample.
+    every = values if values is not None and len(values) == s["n_active_tokens"] else None
     return LatentPage(
-        latent=latent,
+        latent=s["latent"],
         status=s["status"],
         title=titled.text if titled else None,
         title_explainer=titled.explainer if titled else None,
         problem=None if titled else failed.problem if failed else None,
-        facts=[*_facts(s), *[(scorers[i], own.shown) for i, own in enumerate(own_scores) if own]],
-        density=s["density"],
-        top_tokens=tokens,
+        facts=_facts(s),
+        histogram=activation_histogram(every, quantiles) if len(quantiles) == 11 and peak > 0 else None,
+        every_token=every is not None,
+        top_tokens=_top_tokens(run.tokens, s["top_tokens"] or []),
         top_logits=_logits(run.tokens, s["top_logits"]),
         bottom_logits=_logits(run.tokens, s["bottom_logits"]),
-        labels=labels,
-        windows=[
-            _shown(w, run.tokens, peak, [])
-            for w in spread_over_deciles([w for w in windows if w.activating], n_windows)
+        similar=[
+            Similar(latent=row["latent"], cosine=numbers.rate(row["cosine"]), title=titles.get(row["latent"]))
+            for row in s["neighbours"] or []
         ],
+        labels=label_table(labels, scorers),
         own_scores=own_scores,
-        judges=judges,
-        judged=[
-            _shown(w, run.tokens, peak, [found.get(w.example, ("none", numbers.DASH)) for found in decisions])
-            for w in judged
-        ]
-        if judges
-        else [],
-        search=" ".join([str(latent), s["status"], *texts, *(t for t, _, _ in tokens)]).casefold(),
+        deciles=by_decile(windows, shade, n_windows),
+        n_windows=sum(w.activating for w in windows),
+        judged=judged_windows(rows["judgements"], windows, shade, scorers),
+        simulated=simulated_windows(rows["judgements"], windows, shade, scorers, n_windows),
     )
-
-
-def pieces_of(window: Window, tokens: TokenTable, peak: float) -> list[Piece]:
-    """A window's text in runs; each active token is a run of its own with a level from 1 to 10.
-
-    The space before an active word stays outside its run.
-    """
-    out: list[Piece] = []
-    for text, activation in zip(tokens.texts(window.tokens), window.activations.tolist(), strict=True):
-        text = printable(text)
-        if activation > 0 and text.startswith(" ") and text.strip():
-            text = text[1:]
-            _add_silent(out, " ")
-        if not text:
-            continue
-        if activation > 0:
-            shade = max(1, min(N_LEVELS, math.ceil(N_LEVELS * activation / peak))) if peak > 0 else 1
-            out.append(Piece(text=text, level=shade, value=numbers.measure(activation)))
-        else:
-            _add_silent(out, text)
-    return out
-
-
-def _add_silent(pieces: list[Piece], text: str) -> None:
-    if pieces and pieces[-1].level == 0:
-        pieces[-1] = Piece(text=pieces[-1].text + text, level=0, value="")
-    else:
-        pieces.append(Piece(text=text, level=0, value=""))
-
-
-def _shown(window: Window, tokens: TokenTable, peak: float, decisions: list[tuple[str, str]]) -> ShownWindow:
-    return ShownWindow(
-        split=window.split,
-        kind=window.kind,
-        decile=window.decile,
-        peak=numbers.measure(window.max_activation) if window.activating else numbers.DASH,
-        pieces=pieces_of(window, tokens, peak),
-        decisions=decisions,
-    )
-
-
-def _labels(
-    explanations: list[dict[str, Any]],
-    score_rows: list[dict[str, Any]],
-    order: Sequence[str],
-    scorers: Sequence[str],
-) -> list[Label]:
-    scores = {(row["explanation"], row["scorer"]): row for row in score_rows}
-    rows = sorted(
-        explanations,
-        key=lambda r: (
-            order.index(r["explainer"]) if r["explainer"] in order else len(order),
-            r["explainer"],
-            r["control"] is not None,
-            r["explanation"],
-        ),
-    )
-    return [
-        Label(
-            explanation=row["explanation"],
-            explainer=row["explainer"],
-            control=row["control"],
-            source_latent=row["source_latent"],
-            text=None if row["text"] is None else printable(row["text"]),
-            problem=None if row["status"] == "ok" else f"{row['status']}: {printable(row['reason'] or '')}",
-            scores=[_score(scores.get((row["explanation"], scorer))) for scorer in scorers],
-        )
-        for row in rows
-    ]
-
-
-def _score(row: dict[str, Any] | None) -> Score | None:
-    if row is None or row["status"] == "unexplained":
-        return None
-    notes = []
-    if row["tp"] is not None:
-        decided = row["tp"] + row["fp"] + row["tn"] + row["fn"]
-        notes.append(f"{row['tp'] + row['tn']} of {decided} right")
-    if row["n_unparsed"]:
-        notes.append(f"{row['n_unparsed']} unparsed")
-    if row["n_error"]:
-        notes.append(f"{row['n_error']} without reply")
-    if row["status"] != "ok":
-        notes.insert(0, printable(row["reason"] or row["status"]))
-    return Score(
-        value=row["value"],
-        shown=numbers.score(row["value"]),
-        interval=numbers.interval(row["ci_low"], row["ci_high"]),
-        note=", ".join(notes),
-    )
-
-
-def _decisions(
-    judgements: list[dict[str, Any]], scorers: Sequence[str], kinds: Mapping[int, str]
-) -> tuple[list[str], list[dict[int, tuple[str, str]]]]:
-    """Names of the judges of real explanations, and for each its decision by window.
-
-    `kinds` are the windows' kinds. A scorer whose items are not the windows themselves (it judges what
-    an intervention does, say) is left out.
-    """
-    elsewhere = {
-        row["scorer"]
-        for row in judgements
-        if row["kind"] not in ("mismarked", kinds.get(row["example"], row["kind"]))
-    }
-    judgements = [row for row in judgements if row["scorer"] not in elsewhere]
-    found: dict[tuple[int, str, str], dict[int, tuple[str, str]]] = {}
-    for row in judgements:
-        explainer = row["explanation"].rsplit("/", 1)[0]
-        if explainer.endswith(".shuffled") or row["kind"] == "mismarked":
-            continue
-        place = scorers.index(row["scorer"]) if row["scorer"] in scorers else len(scorers)
-        by_window = found.setdefault((place, row["scorer"], row["explanation"]), {})
-        by_window.setdefault(row["example"], _decision(row))
-    keys = sorted(found)
-    names = [
-        scorer if explanation == NO_EXPLAINER else f"{scorer} · {explanation.removesuffix('/0')}"
-        for _, scorer, explanation in keys
-    ]
-    return names, [found[key] for key in keys]
-
-
-def _decision(row: dict[str, Any]) -> tuple[str, str]:
-    if row["status"] != "ok":
-        return ("bad", row["status"])
-    if row["prediction"] is None:
-        return ("done", "judged")
-    word = "yes" if row["prediction"] else "no"
-    if row["label"] is None:
-        return ("done", word)
-    return ("right" if row["prediction"] == row["label"] else "wrong", word)
 
 
 def _facts(s: dict[str, Any]) -> list[tuple[str, str]]:
@@ -337,11 +238,31 @@ def _facts(s: dict[str, Any]) -> list[tuple[str, str]]:
     return facts
 
 
-def _logits(tokens: TokenTable, rows: list[dict[str, Any]] | None) -> list[tuple[str, str]]:
-    return [(_token(tokens, row["token"]), numbers.measure(row["logit"])) for row in (rows or [])[:12]]
+def _top_tokens(tokens: TokenTable, rows: Sequence[dict[str, Any]]) -> list[TokenLine]:
+    return [
+        TokenLine(
+            text=token_text(tokens, row["token"]),
+            value=f"{numbers.count(row['n_active'])}×",
+            bar=round(100 * row["total"] / rows[0]["total"]),
+        )
+        for row in rows[:N_TOKENS]
+    ]
 
 
-def _token(tokens: TokenTable, token: int) -> str:
+def _logits(tokens: TokenTable, rows: Sequence[dict[str, Any]] | None) -> list[TokenLine]:
+    rows = (rows or [])[:N_TOKENS]
+    largest = max((abs(row["logit"]) for row in rows), default=0.0) or 1.0
+    return [
+        TokenLine(
+            text=token_text(tokens, row["token"]),
+            value=numbers.measure(row["logit"]),
+            bar=round(100 * abs(row["logit"]) / largest),
+        )
+        for row in rows
+    ]
+
+
+def token_text(tokens: TokenTable, token: int) -> str:
     """A token with its spaces made visible; by its code points if nothing of it can be seen."""
     text = printable(tokens.readable(token))
     if text.strip(" ") and all(c.isspace() or unicodedata.category(c)[0] in "MC" for c in text):

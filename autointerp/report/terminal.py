@@ -16,9 +16,9 @@ from rich.text import Text
 from autointerp.analyze.parts import NO_EXPLAINER
 from autointerp.analyze.statistics import Statistics, statistics
 from autointerp.report import numbers
-from autointerp.report.latent_page import pieces_of
 from autointerp.report.selection import pick_latents
 from autointerp.report.views import View, all_views, correlation_view, score_view
+from autointerp.report.windows_view import pieces_of
 from autointerp.run import Run, printable
 from autointerp.sampling.windows import Window, defuse
 

@@ -1,0 +1,49 @@
+"""The statistics of a run as last written to `summary/`, where nothing has changed since."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from autointerp.analyze.correlations import CorrelationRow
+from autointerp.analyze.rates import RateRow
+from autointerp.analyze.statistics import Statistics, statistics
+from autointerp.analyze.summary import SummaryRow
+from autointerp.run import Run
+
+_KINDS: dict[str, Any] = {"scores": SummaryRow, "rates": RateRow, "correlations": CorrelationRow}
+
+
+def kept_statistics(run: Run) -> Statistics:
+    """The statistics of a run: read if they are younger than all its manifests, else computed."""
+    files = {name: run.root / "summary" / f"{name}.parquet" for name in _KINDS}
+    if not _fresh(run, list(files.values())):
+        return statistics(run)
+    try:
+        rows = {name: _rows(path, _KINDS[name]) for name, path in files.items()}
+    except (OSError, pa.ArrowException, _OtherColumnsError):
+        return statistics(run)
+    return Statistics(**rows)
+
+
+class _OtherColumnsError(Exception):
+    """The file was written by another version."""
+
+
+def _fresh(run: Run, files: list[Path]) -> bool:
+    if not all(path.is_file() for path in files):
+        return False
+    written = min(path.stat().st_mtime for path in files)
+    changed = [path.stat().st_mtime for path in (run.root / "manifests").glob("*.json")]
+    return all(written >= time for time in changed)
+
+
+def _rows(path: Path, kind: Any) -> list[Any]:
+    table = pq.read_table(path)
+    if table.column_names != [field.name for field in fields(kind)]:
+        raise _OtherColumnsError(path.name)
+    return [kind(**row) for row in table.to_pylist()]
