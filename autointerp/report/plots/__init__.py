@@ -1,0 +1,1 @@
+"""Figures as PNG and SVG files, in one look; they need matplotlib."""
