@@ -247,7 +247,7 @@ def warn_of_small_judge(config: RunConfig) -> None:
     needs |= {f"scorer {built.name!r}": built.scorer.requires() for built in build_scorers(config)}
     table = config.models.judge
     asking = [who for who, n in needs.items() if n & {Capability.GENERATE, Capability.PROMPT_LOGPROBS}]
-    if not asking or table.get("backend") != "local":
+    if not asking or table.get("backend") not in ("local", "vllm"):
         return
     size = parameter_count(str(table["model"]))
     if size is None or size >= ABLE_PARAMETERS:
