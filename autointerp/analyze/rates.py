@@ -62,15 +62,9 @@ def rates_of_scores(scores: pa.Table, *, seed: int = 0, n_resamples: int = N_RES
 
 def _rates(rows: pa.Table, name: Name, rate: str, seed: int, n_resamples: int) -> list[RateRow]:
     scorer, explainer, control = name
-    latents, values = _matrix(rows, rate)
+    _, values = rate_matrix(rows, rate)
     known = np.isfinite(values)
     values, counts = np.where(known, values, 0.0), known.astype(np.float64)
-    if (np.diff(latents) <= 0).any():
-        # Several explanations of a latent count once, with their mean.
-        values, counts = (_by_latent(latents, matrix) for matrix in (values, counts))
-        known = counts > 0
-        values = np.divide(values, counts, out=np.zeros_like(values), where=known)
-        counts = known.astype(np.float64)
     intervals = bootstrap_ratios(
         values,
         counts,
@@ -92,6 +86,19 @@ def _rates(rows: pa.Table, name: Name, rate: str, seed: int, n_resamples: int) -
         for group, interval in zip(_GROUPS[rate], intervals, strict=True)
         if interval.value is not None
     ]
+
+
+def rate_matrix(rows: pa.Table, rate: str) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+    """Latents, ascending, [n] and their rates [n, groups] with NaN where undefined.
+
+    Several explanations of a latent count once, with their mean.
+    """
+    latents, values = _matrix(rows, rate)
+    if not (np.diff(latents) <= 0).any():
+        return latents, values
+    known = np.isfinite(values)
+    sums, counts = (_by_latent(latents, m) for m in (np.where(known, values, 0.0), known.astype(np.float64)))
+    return np.unique(latents), np.divide(sums, counts, out=np.full_like(sums, np.nan), where=counts > 0)
 
 
 def _by_latent(latents: NDArray[np.int64], matrix: NDArray[np.float64]) -> NDArray[np.float64]:
