@@ -9,6 +9,7 @@ import pytest
 from autointerp.config import load_config
 from autointerp.engine.pipeline import all_steps
 from autointerp.errors import UserError
+from autointerp.stages import plugins
 from autointerp.stages.plugins import Models
 
 RECIPES = sorted((Path(__file__).parent.parent / "pipelines").glob("*.toml"))
@@ -28,14 +29,34 @@ def test_names_are_distinct():
     assert len(set(names)) == len(names) >= 4
 
 
-def test_a_judge_too_small_for_questions_is_told_at_start(monkeypatch, caplog):
+def test_a_judge_too_small_for_questions_is_told_at_start(monkeypatch):
     monkeypatch.chdir(RECIPES[0].parent.parent)
+    # Not by caplog: libraries of other tests may have silenced logging by then.
+    told: list[str] = []
+    monkeypatch.setattr(plugins.log, "warning", lambda text, *args: told.append(text % args))
     for readout, said in (("json", True), ("likelihood", False)):
-        caplog.clear()
+        told.clear()
         overrides = ['score.scorers=["detection"]', f'scorers={{detection={{readout="{readout}"}}}}']
         config = load_config("pipelines/demo.toml", overrides)
         all_steps(config, Models(config))
-        assert ("has 135 million parameters" in caplog.text) is said
+        assert any("has 135 million parameters" in text for text in told) is said
+
+
+def test_an_error_stands_alone(monkeypatch):
+    """The judge of these options is too small, which is not said before the error about another section."""
+    monkeypatch.chdir(RECIPES[0].parent.parent)
+    told: list[str] = []
+    monkeypatch.setattr(plugins.log, "warning", lambda text, *args: told.append(text % args))
+    overrides = [
+        'explain.explainers=["best-of"]',
+        "explainers={}",
+        'score.scorers=["detection"]',
+        'scorers={detection={readout="json"}, detecton={readout="json"}}',
+    ]
+    config = load_config("pipelines/demo.toml", overrides)
+    with pytest.raises(UserError, match=r"\[scorers.detecton\].*did you mean 'detection'"):
+        all_steps(config, Models(config))
+    assert told == []
 
 
 def test_an_explainer_cannot_take_the_name_of_none(monkeypatch):

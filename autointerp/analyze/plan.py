@@ -34,6 +34,7 @@ from autointerp.stages.plugins import (
 from autointerp.stages.selection import read_records, read_vocabulary, select_latents
 
 _SAMPLE_STREAM = 6
+_SUBJECT_NEEDED = "counted --with-subject only"
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,8 +136,8 @@ def plan(
     that are alive, and for each number of `latents`.
 
     `finished` names steps whose results are up to date: they ask nothing any more, and their
-    explanations are used. `tokenizer` counts tokens of models on servers. Scorers that need the
-    subject are counted only `with_subject`, since it must be loaded for that. Nothing is written.
+    explanations are used. `tokenizer` counts tokens of models on servers. Explainers and scorers that
+    need the subject are counted only `with_subject`, since it must be loaded for that. Nothing is written.
     """
     stored = StoredReplies.at(reply_store(config, run))
     try:
@@ -181,6 +182,7 @@ class _Counter:
         self.seen: set[str] = set()
         self._unopened: dict[str, Any] = {}
         self._texts: dict[tuple[str, int], list[str]] = {}
+        self._models = Models(config)
 
     def steps(self) -> list[PlannedStep]:
         """Every step of `explain` and `score`."""
@@ -233,6 +235,8 @@ class _Counter:
         selected = self._selected(instance, "explainers")
         if not instance.explainer.requires() and not instance.requires_judge:
             return PlannedStep(name=name, n_latents=len(selected), note="asks no model")
+        if instance.needs_subject and not self.with_subject:
+            return PlannedStep(name=name, n_latents=len(selected), note=_SUBJECT_NEEDED)
         sample = self._sample(selected)
         return PlannedStep(
             name=name,
@@ -246,6 +250,10 @@ class _Counter:
         self, instance: ExplainerInstance, latents: Sequence[int], seen: set[str]
     ) -> dict[str, Counts]:
         """What an explainer asks about some latents; keeps their texts for the scorers."""
+        if instance.needs_subject and not self.with_subject:
+            for latent in latents:
+                self._texts[instance.name, latent] = [f"{PLACEHOLDER} {latent}"]
+            return {}
         model = self._model("explainer", seen) if instance.explainer.requires() else None
         judge = self._model("judge", seen) if instance.requires_judge else None
         context = ExplainContext(
@@ -254,6 +262,7 @@ class _Counter:
             token_counts=self.token_counts,
             seed=self.config.seed,
             judge=judge,
+            subject=self._models.steered_subject if instance.needs_subject else None,
         )
         records = read_records(self.run, latents, "train" if instance.explainer.uses_windows else None)
         alive = [r for r in records if r.statistics["status"] != "dead"]
@@ -278,11 +287,10 @@ class _Counter:
         if not scorer.scorer.requires():
             return PlannedStep(name=name, n_latents=len(latents), note="asks no model")
         if scorer.needs_subject and not self.with_subject:
-            note = "counted --with-subject only"
-            return PlannedStep(name=name, n_latents=len(latents), note=note)
+            return PlannedStep(name=name, n_latents=len(latents), note=_SUBJECT_NEEDED)
         sample = self._sample(latents)
         model = self._model("judge")
-        subject = Models(self.config).steered_subject if scorer.needs_subject else None
+        subject = self._models.steered_subject if scorer.needs_subject else None
         context = JudgeContext(model=model, tokens=self.tokens, seed=self.config.seed, subject=subject)
         records = {record.latent: record for record in read_records(self.run, sample, "test")}
         items = [

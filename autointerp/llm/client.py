@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from autointerp.llm.budget import Budget, most_usd
 from autointerp.llm.prices import Price
 from autointerp.llm.store import ReplyStore
-from autointerp.llm.types import Backend, Capability, ErrorKind, Reply, Request
+from autointerp.llm.types import Backend, Capability, ErrorKind, KeepsState, Reply, Request
 
 
 @dataclass(kw_only=True)
@@ -29,6 +29,8 @@ class ModelStats:
     prompt_tokens: int = 0
     completion_tokens: int = 0
     cached_tokens: int = 0
+    reasoning_tokens: int = 0
+    """Of the completion tokens, those of thinking; counted by the server or estimated."""
     cost_usd: float | None = None
     """Sum of the known costs; None as long as no cost is known."""
     saved_usd: float | None = None
@@ -43,6 +45,7 @@ class ModelStats:
         self.prompt_tokens += usage.prompt_tokens or 0
         self.completion_tokens += usage.completion_tokens or 0
         self.cached_tokens += usage.cached_tokens or 0
+        self.reasoning_tokens += usage.reasoning_tokens or 0
         if usage.cost_usd is not None:
             self.cost_usd = (self.cost_usd or 0.0) + usage.cost_usd
 
@@ -88,6 +91,8 @@ class StoredModel:
         self.identity: str = backend.identity
         self.capabilities: frozenset[Capability] = backend.capabilities
         self.stats = ModelStats()
+        if isinstance(backend, KeepsState):
+            backend.keep_state(store.path.with_name(f"{store.path.stem}.batches.sqlite"))
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the order of the requests.

@@ -13,15 +13,16 @@ from dataclasses import replace
 from queue import SimpleQueue
 from typing import Any
 
-from autointerp.config import digest
 from autointerp.errors import ModelUnavailableError, UserError, nearest
+from autointerp.llm.openai_direct import DirectTransport
 from autointerp.llm.openai_errors import AttemptError, Failure, exception_failure, status_failure
-from autointerp.llm.openai_http import ConnectError, DroppedError, Transport, is_loopback
-from autointerp.llm.openai_limit import AdaptiveLimit
+from autointerp.llm.openai_http import ConnectError, DroppedError, Sender, Transport, is_loopback, proxy_for
+from autointerp.llm.openai_limit import AdaptiveLimit, Pace, told_pause
 from autointerp.llm.openai_wire import (
     MalformedReplyError,
     UnsupportedRequestError,
     endpoint_of,
+    openai_identity,
     parse_reply,
     request_body,
 )
@@ -36,6 +37,10 @@ MOST_LOST = 16
 FIRST_WAIT_SECONDS = 0.5
 """Longest wait before the second attempt; it doubles with each attempt after that."""
 
+_PUSHED_BACK = frozenset({429, 503, 529})
+"""Statuses of a server that has too much to do."""
+_CHARACTERS_PER_TOKEN = 4
+
 _PATHS = {"chat": "/chat/completions", "completions": "/completions"}
 
 
@@ -46,9 +51,10 @@ class OpenAIBackend:
     call and callers need no event loop; `on_reply` is called in the caller's thread. Timeouts,
     dropped connections, unreadable bodies and HTTP 408, 409, 425, 429 and 5xx are tried again
     with exponential back-off, jitter and Retry-After; other failures become error replies.
+    How many are in flight follows what the server bears (`autointerp.llm.openai_limit`).
 
-    `identity` is the model's name, `revision`, `api`, and the fields of `extra_body` and `omit`;
-    not the URL, so replies stay valid when a server moves.
+    `identity` is the model's name, `revision`, `api`, `system_role`, and the fields of `extra_body` and
+    `omit`; not the URL, so replies stay valid when a server moves.
 
     Raises `UserError` if a key is needed and its environment variable is not set, and
     `ModelUnavailableError` where no request can succeed: key refused, model unknown, credit
@@ -58,12 +64,12 @@ class OpenAIBackend:
     def __init__(self, options: OpenAIOptions) -> None:
         self.options = options
         self.capabilities: frozenset[Capability] = options.capabilities()
-        told = [options.model, options.revision, options.api, options.extra_body, sorted(options.omit)]
-        self.identity = f"openai:{options.model}#{digest(told)}"
-        self._key = _key(options)
-        headers = {"Authorization": f"Bearer {self._key}"} if self._key else {}
-        self._transport = Transport(options.url, headers, options.max_concurrency)
+        self.identity = openai_identity(options)
+        self._key = api_key(options)
+        self._transport = _sender(options, self._key)
         self._limit = AdaptiveLimit(options.max_concurrency)
+        per_minute = options.requests_per_minute, options.tokens_per_minute
+        self._request_pace, self._token_pace = (Pace(n) if n is not None else None for n in per_minute)
         self._answered = self._succeeded = False
         self._n_lost = 0
         self._echo_max_tokens = 0
@@ -167,35 +173,58 @@ class OpenAIBackend:
     async def _attempt(self, request: Request) -> Reply:
         """One attempt. Raises `AttemptError`."""
         async with self._limit:
-            begun = time.perf_counter()
             echo_max_tokens = self._echo_max_tokens
             fields = request_body(request, self.options, echo_max_tokens)
             body = json.dumps(fields, ensure_ascii=False, separators=(",", ":")).encode("utf-8", "replace")
+            booked = await self._wait_turn(request, body)
+            begun = time.perf_counter()
             path = _PATHS[endpoint_of(request, self.options)]
             try:
                 answer = await self._transport.send("POST", path, body, self.options.timeout_seconds)
                 if answer.status != 200:
                     failure = status_failure(answer)
-                    if failure.status == 429 and failure.retry:
+                    if failure.status in _PUSHED_BACK and failure.retry:
                         self._limit.cut(failure.wait_seconds)
                     if fields.get("echo") and echo_max_tokens == 0 and failure.status in (400, 422):
                         self._echo_max_tokens = 1  # a server that must generate something
                         failure = replace(failure, retry=True, wait_seconds=0.0)
                     self._answered, self._n_lost = True, 0
                     raise AttemptError(failure)
-                reply = parse_reply(request, _json(answer.body), self.options, time.perf_counter() - begun)
+                seconds = time.perf_counter() - begun
+                reply = parse_reply(request, _json(answer.body), self.options, seconds, echo_max_tokens)
             except UnsupportedRequestError as error:
                 failure = Failure(kind=ErrorKind.BAD_REQUEST, message=str(error), retry=False)
                 raise AttemptError(failure) from error
             except (TimeoutError, ConnectError, DroppedError, MalformedReplyError) as error:
                 failure = exception_failure(error)
+                if isinstance(error, TimeoutError):
+                    self._limit.cut()
                 if not failure.no_contact:
                     self._answered, self._n_lost = True, 0
                 raise AttemptError(failure) from error
             self._answered = self._succeeded = True
             self._n_lost = 0
+            n_tokens = (reply.usage.prompt_tokens or 0) + (reply.usage.completion_tokens or 0)
+            if self._token_pace is not None and n_tokens:
+                self._token_pace.give_back(booked - n_tokens)
+            if pause := told_pause(answer.headers, n_tokens):
+                self._limit.pause(pause)
             self._limit.grow()
             return reply
+
+    async def _wait_turn(self, request: Request, body: bytes) -> float:
+        """Wait as the limits per minute demand; returns the tokens that were booked."""
+        if self._request_pace is None and self._token_pace is None:
+            return 0.0
+        reads = request.continuation is not None or request.prompt_top_logprobs > 0
+        n_tokens = len(body) / _CHARACTERS_PER_TOKEN + (0 if reads else request.max_tokens)
+        waits = [
+            pace.book(units)
+            for pace, units in ((self._request_pace, 1.0), (self._token_pace, n_tokens))
+            if pace is not None
+        ]
+        await asyncio.sleep(max(waits))
+        return n_tokens
 
     async def _unavailable(self, failure: Failure) -> ModelUnavailableError:
         options = self.options
@@ -233,7 +262,18 @@ def _json(body: bytes) -> Any:
         raise MalformedReplyError(f"the body is not JSON: {error}") from None
 
 
-def _key(options: OpenAIOptions) -> str | None:
+def _sender(options: OpenAIOptions, key: str | None) -> Sender:
+    if options.transport == "openai":
+        from autointerp.llm.openai_client import ClientTransport
+
+        return ClientTransport(options, key)
+    headers = {"Authorization": f"Bearer {key}"} if key else {}
+    if proxy_for(options.url) is None:
+        return DirectTransport(options.url, headers, options.max_concurrency)
+    return Transport(options.url, headers, options.max_concurrency)
+
+
+def api_key(options: OpenAIOptions) -> str | None:
     """The API key. Raises `UserError` if it is not set and the server is not on this machine."""
     key = os.environ.get(options.api_key_env)
     if not key and not is_loopback(options.url):

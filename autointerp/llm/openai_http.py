@@ -1,4 +1,7 @@
-"""The connections to one OpenAI-compatible server: `aiohttp`, and what its failures mean here."""
+"""What carries requests to one OpenAI-compatible server, and what its failures mean here.
+
+`Transport` is that over aiohttp, which knows proxies; where there is none, `openai_direct` is faster.
+"""
 
 from __future__ import annotations
 
@@ -11,12 +14,13 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import ip_address
 from types import SimpleNamespace
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import aiohttp
 
-_MOST_HEADER_BYTES = 1 << 16
-_MOST_BODY_BYTES = 1 << 28
+MOST_HEADER_BYTES = 1 << 16
+MOST_BODY_BYTES = 1 << 28
 
 
 class ConnectError(Exception):
@@ -58,6 +62,18 @@ def proxy_for(url: str) -> str | None:
     proxies = urllib.request.getproxies()
     proxy = proxies.get(parts.scheme) or proxies.get("all")
     return f"http://{proxy}" if proxy and "://" not in proxy else proxy
+
+
+class Sender(Protocol):
+    """What sends requests to one server: `Transport`, or the official client behind the same face."""
+
+    async def send(self, method: str, path: str, body: bytes, timeout_seconds: float) -> HttpAnswer:
+        """One request and its response; see `Transport.send`."""
+        ...
+
+    async def close(self) -> None:
+        """Close all connections."""
+        ...
 
 
 class Transport:
@@ -125,9 +141,9 @@ class Transport:
         trace = aiohttp.TraceConfig()
         trace.on_connection_reuseconn.append(_note_reuse)
         return aiohttp.ClientSession(
-            connector=aiohttp.TCPConnector(limit=self._max_concurrency, ssl=_tls_context()),
+            connector=aiohttp.TCPConnector(limit=self._max_concurrency, ssl=tls_context()),
             cookie_jar=aiohttp.DummyCookieJar(),
-            max_field_size=_MOST_HEADER_BYTES,
+            max_field_size=MOST_HEADER_BYTES,
             timeout=aiohttp.ClientTimeout(),  # none: `send` has its own
             trace_configs=[trace],
         )
@@ -141,12 +157,13 @@ async def _body(response: aiohttp.ClientResponse) -> bytes:
     body = bytearray()
     async for part in response.content.iter_any():
         body += part
-        if len(body) > _MOST_BODY_BYTES:
+        if len(body) > MOST_BODY_BYTES:
             raise DroppedError("body too long")
     return bytes(body)
 
 
-def _tls_context() -> ssl.SSLContext:
+def tls_context() -> ssl.SSLContext:
+    """TLS by the environment's certificates, else certifi's, else the system's."""
     if not (os.environ.get("SSL_CERT_FILE") or os.environ.get("SSL_CERT_DIR")):
         try:
             import certifi

@@ -6,12 +6,15 @@ Pure functions over plain JSON values, so that odd servers can be met with table
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from functools import lru_cache
 from typing import Any, Literal
 from urllib.parse import urlsplit
 
+from autointerp.config import digest
 from autointerp.llm.options import OpenAIOptions
-from autointerp.llm.types import ErrorKind, Reply, Request, TokenLogprob, Usage
+from autointerp.llm.types import ErrorKind, Message, Reply, Request, TokenLogprob, Usage
 
 Endpoint = Literal["chat", "completions"]
 
@@ -28,10 +31,19 @@ class UnsupportedRequestError(ValueError):
     """The request has a form that the configured endpoints, or the server, do not take."""
 
 
+@lru_cache(maxsize=64)
 def is_openai(url: str) -> bool:
     """Whether a URL is OpenAI's own service, which refuses the fields other servers add."""
     host = urlsplit(url).hostname or ""
     return host == "openai.com" or host.endswith(".openai.com")
+
+
+def openai_identity(options: OpenAIOptions) -> str:
+    """What a model's answers depend on, of the options; the same for single requests and batches."""
+    told = [options.model, options.revision, options.api, options.extra_body, sorted(options.omit)]
+    if options.system_role is False:
+        told.append("no system role")
+    return f"openai:{options.model}#{digest(told)}"
 
 
 def endpoint_of(request: Request, options: OpenAIOptions) -> Endpoint:
@@ -48,6 +60,14 @@ def endpoint_of(request: Request, options: OpenAIOptions) -> Endpoint:
     return "completions"
 
 
+def without_system_role(messages: Sequence[Message]) -> tuple[Message, ...]:
+    """Messages whose system message stands at the beginning of the first message after it."""
+    if len(messages) < 2 or messages[0].role != "system":
+        return tuple(replace(m, role="user") if m.role == "system" else m for m in messages)
+    first = replace(messages[1], content=f"{messages[0].content}\n\n{messages[1].content}")
+    return (first, *messages[2:])
+
+
 def request_body(request: Request, options: OpenAIOptions, echo_max_tokens: int = 0) -> dict[str, Any]:
     """The JSON body of a request, `model` and `extra_body` included.
 
@@ -59,6 +79,8 @@ def request_body(request: Request, options: OpenAIOptions, echo_max_tokens: int 
     body: dict[str, Any] = {"model": options.model}
     if endpoint == "chat":
         messages = request.messages or ()
+        if options.system_role is False:
+            messages = without_system_role(messages)
         body["messages"] = [{"role": m.role, "content": m.content} for m in messages]
         body[options.max_tokens_field or ("max_completion_tokens" if own else "max_tokens")] = (
             request.max_tokens
@@ -93,8 +115,10 @@ def request_body(request: Request, options: OpenAIOptions, echo_max_tokens: int 
     return {name: value for name, value in body.items() if name not in options.omit}
 
 
-def parse_reply(request: Request, body: Any, options: OpenAIOptions, seconds: float) -> Reply:
-    """The reply in a server's JSON body.
+def parse_reply(
+    request: Request, body: Any, options: OpenAIOptions, seconds: float | None, echo_max_tokens: int = 0
+) -> Reply:
+    """The reply in a server's JSON body; `echo_max_tokens` is what its request was made with.
 
     Raises `MalformedReplyError` if the body lacks what the protocol promises and
     `UnsupportedRequestError` if the server has left out the echo. A choice that was
@@ -111,6 +135,9 @@ def parse_reply(request: Request, body: Any, options: OpenAIOptions, seconds: fl
     finish = choice.get("finish_reason")
     if request.continuation is not None or request.prompt_top_logprobs:
         n_generated = usage.completion_tokens if usage.completion_tokens is not None else 0
+        whole = (request.prompt or "") + (request.continuation or "")
+        if echo_max_tokens == 0 and choice.get("text") == whole:
+            n_generated = 0  # vLLM counts a token that it generates all the same and leaves out
         tokens = _echoed(request, choice, n_generated)
         return Reply(tokens=tokens, usage=usage, model=model)
     if request.messages is not None:
@@ -138,7 +165,11 @@ def parse_reply(request: Request, body: Any, options: OpenAIOptions, seconds: fl
     if begun is not None and begun.role == "assistant" and begun.content:
         text = text.removeprefix(begun.content)  # llama.cpp repeats the beginning it continues
     tokens = _generated(request, choice)
+    whole = text
     text, tokens = _without_thought(text, tokens)
+    if usage.reasoning_tokens is None:
+        apart = _thought_apart(choice) if request.messages is not None else 0
+        usage = _with_thought(usage, apart + len(whole) - len(text), apart + len(whole))
     return Reply(
         text=text,
         finish_reason=finish if isinstance(finish, str) else None,
@@ -148,11 +179,13 @@ def parse_reply(request: Request, body: Any, options: OpenAIOptions, seconds: fl
     )
 
 
-def _usage(value: Any, options: OpenAIOptions, seconds: float) -> Usage:
+def _usage(value: Any, options: OpenAIOptions, seconds: float | None) -> Usage:
     usage = value if isinstance(value, Mapping) else {}
     details = usage.get("prompt_tokens_details")
     prompt, completion = _count(usage, "prompt_tokens"), _count(usage, "completion_tokens")
     cached = _count(details, "cached_tokens") if isinstance(details, Mapping) else None
+    details = usage.get("completion_tokens_details")
+    reasoning = _count(details, "reasoning_tokens") if isinstance(details, Mapping) else None
     prices = options.price_prompt_usd_per_million, options.price_completion_usd_per_million
     cost = None
     if prices[0] is not None and prices[1] is not None and prompt is not None and completion is not None:
@@ -163,7 +196,24 @@ def _usage(value: Any, options: OpenAIOptions, seconds: float) -> Usage:
         cached_tokens=cached,
         cost_usd=cost,
         seconds=seconds,
+        reasoning_tokens=reasoning or None,
     )
+
+
+def _thought_apart(choice: Mapping[str, Any]) -> int:
+    """Characters of thinking that the server gives beside the text (vLLM, DeepSeek, OpenRouter)."""
+    message = choice.get("message")
+    if not isinstance(message, Mapping):
+        return 0
+    texts = [message.get(name) for name in ("reasoning_content", "reasoning")]
+    return max((len(text) for text in texts if isinstance(text, str)), default=0)
+
+
+def _with_thought(usage: Usage, n_thought: int, n_all: int) -> Usage:
+    """Usage with the share of its completion tokens that went into thinking, by characters."""
+    if not n_thought or usage.completion_tokens is None:
+        return usage
+    return replace(usage, reasoning_tokens=round(usage.completion_tokens * n_thought / n_all))
 
 
 def _count(table: Mapping[str, Any], name: str) -> int | None:

@@ -86,8 +86,18 @@ class OpenAIOptions(BackendOptions):
     ) = None
     """What the server can do, where it is not what `api` promises: `chat` is taken to generate, with
     top_logprobs and json_schema; `completions` with top_logprobs, likelihood and prompt_logprobs."""
-    max_concurrency: Annotated[int, Field(ge=1, le=4096)] = not_a_result(32)
-    """Most requests in flight. Halved when the server says 429, then grown again slowly."""
+    system_role: bool | None = None
+    """false for models without system messages: they are put before the first user message instead."""
+    max_concurrency: Annotated[int, Field(ge=1, le=4096)] = not_a_result(64)
+    """Most requests in flight. Their number begins at 16, doubles while the server keeps up, is halved when it
+    says 429 or 503 or does not answer in time, then grows again slowly."""
+    requests_per_minute: Annotated[float, Field(gt=0)] | None = not_a_result(None)
+    """Most requests started in a minute, as your account allows; unset: as many as the server takes."""
+    tokens_per_minute: Annotated[float, Field(gt=0)] | None = not_a_result(None)
+    """Most tokens in a minute, prompts and replies; a reply counts as `max_tokens` until its length is known."""
+    transport: Literal["http", "openai"] = not_a_result("http")
+    """What carries the requests: `http` (aiohttp), or `openai`, the official client, which takes several times the
+    processor time per request and sees the same servers."""
     timeout_seconds: Annotated[float, Field(gt=0)] = not_a_result(120.0)
     """Longest wait for one attempt."""
     max_retries: Annotated[int, Field(ge=0)] = not_a_result(6)
@@ -119,7 +129,15 @@ class OpenAIOptions(BackendOptions):
                 raise ValueError("base_url must hold no user name or password; use api_key_env")
         return value
 
-    @field_validator("timeout_seconds", "max_retry_wait_seconds", mode="before")
+    @field_validator(
+        "timeout_seconds",
+        "max_retry_wait_seconds",
+        "requests_per_minute",
+        "tokens_per_minute",
+        "poll_seconds",
+        mode="before",
+        check_fields=False,
+    )
     @classmethod
     def _whole_seconds(cls, value: Any) -> Any:
         return float(value) if type(value) is int else value
@@ -134,6 +152,83 @@ class OpenAIOptions(BackendOptions):
         if self.supports is not None:
             return frozenset(Capability(name) for name in self.supports)
         return {"chat": _CHAT, "completions": _COMPLETIONS, "both": _CHAT | _COMPLETIONS}[self.api]
+
+
+class OpenAIBatchOptions(OpenAIOptions):
+    """`backend = "openai_batch"`: OpenAI's Batch API, at half the price and within 24 hours.
+
+    Options that concern single requests in flight (`max_concurrency`, `requests_per_minute`,
+    `tokens_per_minute`, `transport`) have no effect. Prices given here are those of batches.
+    """
+
+    backend: Literal["openai_batch"] = "openai_batch"  # type: ignore[assignment]
+    poll_seconds: Annotated[float, Field(gt=0)] = not_a_result(30.0)
+    """How often a batch under way is looked at."""
+    max_batch_requests: Annotated[int, Field(ge=1, le=50_000)] = not_a_result(50_000)
+    """Most requests of one batch."""
+    max_batch_bytes: Annotated[int, Field(ge=1_000, le=200_000_000)] = not_a_result(190_000_000)
+    """Largest input file of one batch."""
+    resubmit: Annotated[int, Field(ge=0)] = not_a_result(1)
+    """How often requests that expired or failed in passing are sent in a new batch before they become error
+    rows; they are sent again too when the same command is repeated."""
+
+
+class VllmOptions(BackendOptions):
+    """`backend = "vllm"`: vLLM's engine in this process, on one or several GPUs or a CPU.
+
+    Options carry vLLM's own names where it has them. A server of `vllm serve` is reached with
+    `backend = "openai"`.
+    """
+
+    backend: Literal["vllm"] = "vllm"
+    model: str
+    """Hub name, local folder, `.gguf` file (converted once), or `package:NAME/FILE` inside an installed
+    package."""
+    revision: str | None = None
+    """Hub revision (branch, tag or commit)."""
+    dtype: Literal["auto", "float32", "bfloat16", "float16"] = "auto"
+    """Arithmetic of the model; `auto`: float32 on a CPU, bfloat16 on a GPU."""
+    quantization: str | None = None
+    """How the weights are quantised, by vLLM's names (`fp8`, `awq`, ...); by default as the model says."""
+    trust_remote_code: bool = False
+    """Run the Python code of a hub repository. Off unless you trust its author."""
+    max_model_len: Annotated[int, Field(ge=8)] | None = None
+    """Longest prompt with its reply, in tokens; by default the model's own limit. Memory grows with it."""
+    tensor_parallel_size: Annotated[int, Field(ge=1)] = not_a_result(1)
+    """GPUs over which each layer is split."""
+    pipeline_parallel_size: Annotated[int, Field(ge=1)] = not_a_result(1)
+    """Groups of GPUs over which the layers are dealt out."""
+    gpu_memory_utilization: Annotated[float, Field(gt=0, le=1)] | None = not_a_result(None)
+    """Share of each GPU's memory for weights, keys and values; by default vLLM's."""
+    kv_cache_gib: Annotated[float, Field(gt=0)] | None = not_a_result(None)
+    """GiB for keys and values, in place of what `gpu_memory_utilization` leaves. Wanted on a CPU."""
+    block_size: Annotated[int, Field(ge=1)] | None = not_a_result(None)
+    """Tokens per block of the prefix cache: beginnings are shared in whole blocks. By default vLLM's,
+    usually 16, on a CPU 128."""
+    max_num_seqs: Annotated[int, Field(ge=1)] | None = not_a_result(None)
+    """Most requests computed at once; by default vLLM's."""
+    max_num_batched_tokens: Annotated[int, Field(ge=1)] | None = not_a_result(None)
+    """Most tokens of one forward pass; by default vLLM's."""
+    enforce_eager: bool = not_a_result(False)
+    """Start without compiling the model and without CUDA graphs: sooner, and slower from then on."""
+    prefix_cache: bool = not_a_result(True)
+    """Compute what several requests begin with once, likelihoods included."""
+    engine: dict[str, Any] = Field(default_factory=dict)
+    """More arguments of vLLM's `EngineArgs`. They are part of the key of stored replies."""
+
+    @field_validator("engine")
+    @classmethod
+    def _only_others(cls, value: dict[str, Any]) -> dict[str, Any]:
+        if "data_parallel_size" in value:
+            raise ValueError("data_parallel_size: not in one process; use `vllm serve` and backend 'openai'")
+        own = {*cls.model_fields, "enable_prefix_caching", "kv_cache_memory_bytes"}
+        if taken := sorted(own & set(value)):
+            raise ValueError(f"{', '.join(taken)}: an option of its own, beside `engine`")
+        return value
+
+    def capabilities(self) -> frozenset[Capability]:
+        """Everything."""
+        return frozenset(Capability)
 
 
 class CannedOptions(BackendOptions):

@@ -42,6 +42,9 @@ class PriceEntry(Section):
     """Generated tokens, those of reasoning included."""
     cached: _Usd | None = None
     """Prompt tokens that were in the server's cache; by default as `prompt`."""
+    batch: Annotated[float, Field(gt=0, le=1, strict=False)] | None = None
+    """What the Batch API charges, as a share of these prices; unset: not known, so `openai_batch` is
+    counted at the full price."""
     as_of: str | None = None
     """When the price was looked up."""
 
@@ -82,7 +85,7 @@ def price_of(options: BackendOptions) -> Price | None:
     completion: float | None = getattr(options, "price_completion_usd_per_million", None)
     if prompt is not None and completion is not None:
         return Price(prompt=prompt, completion=completion, source="from the model's options")
-    found = find_price(options.model)
+    found = find_price(options.model, batch=options.backend == "openai_batch")
     if found is None or (prompt is None and completion is None):
         return found
     return Price(
@@ -93,15 +96,24 @@ def price_of(options: BackendOptions) -> Price | None:
     )
 
 
-def find_price(model: str) -> Price | None:
-    """The price a table gives for a model's name; None if no pattern fits."""
+def find_price(model: str, *, batch: bool = False) -> Price | None:
+    """The price a table gives for a model's name, or for batches; None if no pattern fits."""
     for path in (user_table(), _SHIPPED):
         for entry in read_table(path) if path is not None else ():
             if any(fnmatchcase(model, pattern) for pattern in entry.models):
-                name = "the shipped table" if path == _SHIPPED else str(path)
-                source = f"{name}, as of {entry.as_of}" if entry.as_of else name
+                source = "the shipped table" if path == _SHIPPED else str(path)
+                if entry.as_of:
+                    source += f", as of {entry.as_of}"
+                if batch:
+                    source += (
+                        " for batches" if entry.batch else ", at the full price: it gives none for batches"
+                    )
+                share = (entry.batch or 1.0) if batch else 1.0
                 return Price(
-                    prompt=entry.prompt, completion=entry.completion, cached=entry.cached, source=source
+                    prompt=entry.prompt * share,
+                    completion=entry.completion * share,
+                    cached=None if entry.cached is None else entry.cached * share,
+                    source=source,
                 )
     return None
 

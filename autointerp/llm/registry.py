@@ -12,7 +12,14 @@ from typing import Any, cast
 
 from autointerp.config import parse_table
 from autointerp.errors import UserError, unknown_name
-from autointerp.llm.options import BackendOptions, CannedOptions, LocalOptions, OpenAIOptions
+from autointerp.llm.options import (
+    BackendOptions,
+    CannedOptions,
+    LocalOptions,
+    OpenAIBatchOptions,
+    OpenAIOptions,
+    VllmOptions,
+)
 from autointerp.llm.types import Backend, Capability
 
 
@@ -48,6 +55,16 @@ BACKENDS: dict[str, BackendSpec] = {
     "openai": BackendSpec(
         options=OpenAIOptions,
         factory=_lazy("openai_backend", "OpenAIBackend"),
+        usual_capabilities=frozenset(Capability),
+    ),
+    "openai_batch": BackendSpec(
+        options=OpenAIBatchOptions,
+        factory=_lazy("batch_backend", "OpenAIBatchBackend"),
+        usual_capabilities=frozenset(Capability) - {Capability.LIKELIHOOD, Capability.PROMPT_LOGPROBS},
+    ),
+    "vllm": BackendSpec(
+        options=VllmOptions,
+        factory=_lazy("vllm_backend", "VllmBackend"),
         usual_capabilities=frozenset(Capability),
     ),
 }

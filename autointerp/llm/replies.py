@@ -12,9 +12,18 @@ from pathlib import Path
 from typing import Any
 
 from autointerp.errors import CorruptArtifactError, UserError
+from autointerp.llm import store_rows
+from autointerp.llm.store import find_replies, has_table
 from autointerp.llm.types import Reply
 
-_KEYS_PER_QUERY = 500
+_NEW = (
+    "SELECT key, models.model, prompts.prompt, request, created, prompt_tokens, completion_tokens, cost_usd FROM "
+    "main.answers JOIN main.models ON answers.model = models.id JOIN main.prompts ON answers.prompt = prompts.id"
+)
+_OLD = (
+    "SELECT key, model, NULL AS prompt, request, created, prompt_tokens, completion_tokens, cost_usd "
+    f"FROM main.{store_rows.FIRST_LAYOUT}"
+)
 _HABIT_ROWS = 2_000
 _PACE_ROWS = 200_000
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -77,7 +86,13 @@ class StoredReplies:
             raise UserError(f"no reply store {str(self.path)!r}: nothing was asked yet, or it lies elsewhere")
         with self._explained():
             self._db = self._connect()
-            self._db.execute("SELECT key, reply, model, request FROM replies LIMIT 1").fetchone()
+            self._old = has_table(self._db, store_rows.FIRST_LAYOUT)
+            self._new = has_table(self._db, "answers")
+            table = "answers" if self._new else store_rows.FIRST_LAYOUT
+            self._db.execute(f"SELECT key, reply, model, request FROM {table} LIMIT 1").fetchone()
+            # What may read either layout reads this.
+            parts = [_NEW] * self._new + [_OLD] * self._old
+            self._db.execute(f"CREATE TEMP VIEW both AS {' UNION ALL '.join(parts)}")
 
     @classmethod
     def at(cls, path: str | Path) -> StoredReplies | None:
@@ -95,7 +110,7 @@ class StoredReplies:
         with self._explained():
             rows = self._db.execute(
                 "SELECT model, count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "
-                "sum(cost_usd), count(*) - count(cost_usd) FROM replies GROUP BY model ORDER BY 2 DESC, 1"
+                "sum(cost_usd), count(*) - count(cost_usd) FROM both GROUP BY model ORDER BY 2 DESC, 1"
             ).fetchall()
         names = ("model", "n_replies", "prompt_tokens", "completion_tokens", "cost_usd", "n_unpriced")
         return [ModelReplies(**dict(zip(names, row, strict=True))) for row in rows]
@@ -115,40 +130,39 @@ class StoredReplies:
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Reply]:
         """The stored replies among these keys."""
-        wanted, found = list(dict.fromkeys(keys)), dict[str, Reply]()
         with self._explained():
-            for start in range(0, len(wanted), _KEYS_PER_QUERY):
-                some = wanted[start : start + _KEYS_PER_QUERY]
-                marks = ",".join("?" * len(some))
-                for key, text in self._db.execute(
-                    f"SELECT key, reply FROM replies WHERE key IN ({marks})", some
-                ):
-                    found[key] = Reply.from_json(text)
-        return found
+            found = find_replies(self._db, keys, new=self._new, old=self._old)
+            return {key: read() for key, read in found}
 
     def export(self) -> Iterator[dict[str, Any]]:
         """Every reply as a table of JSON values: key, model, created, request and reply."""
         with self._explained():
-            rows = self._db.execute("SELECT key, model, created, request, reply FROM replies ORDER BY key")
-            for key, model, created, request, reply in rows:
-                yield {
-                    "key": key,
-                    "model": model,
-                    "created": created,
-                    "request": json.loads(request),
-                    "reply": json.loads(reply),
-                }
+            if self._old:
+                columns = "key, model, created, request, reply"
+                for key, model, created, request, reply in self._db.execute(
+                    f"SELECT {columns} FROM {store_rows.FIRST_LAYOUT} ORDER BY key"
+                ):
+                    yield _exported(key, model, created, json.loads(request), Reply.from_json(reply))
+            if self._new:
+                for key, model, created, prompt, request, *columns in self._db.execute(
+                    "SELECT key, models.model, created, prompts.prompt, request, reply, reply_model, prompt_tokens, "
+                    "completion_tokens, cost_usd FROM answers JOIN models ON answers.model = models.id "
+                    "JOIN prompts ON answers.prompt = prompts.id ORDER BY key"
+                ):
+                    told = store_rows.unpack_request(prompt, request)
+                    reply = store_rows.unpack_reply(*columns)
+                    yield _exported(store_rows.key_text(key), model, created, told, reply)
 
     def habits(self, model: str) -> Habits:
         """Characters per token, length of replies and pace of one model, from some of its replies."""
         with self._explained():
             rows = self._db.execute(
-                "SELECT request, prompt_tokens, completion_tokens FROM replies "
+                "SELECT prompt, request, prompt_tokens, completion_tokens FROM both "
                 "WHERE model = ? AND prompt_tokens > 0 ORDER BY key LIMIT ?",
                 (model, _HABIT_ROWS),
             ).fetchall()
             times = self._db.execute(
-                "SELECT created, coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) FROM replies "
+                "SELECT created, coalesce(prompt_tokens, 0) + coalesce(completion_tokens, 0) FROM both "
                 "WHERE model = ? ORDER BY created DESC LIMIT ?",
                 (model, _PACE_ROWS),
             ).fetchall()
@@ -156,8 +170,8 @@ class StoredReplies:
             return Habits(n_replies=len(rows))
         characters, tokens = 0, 0
         lengths: dict[int, list[int]] = {}
-        for text, prompt_tokens, completion_tokens in rows:
-            request = json.loads(text)
+        for prompt, text, prompt_tokens, completion_tokens in rows:
+            request = json.loads(text) if prompt is None else store_rows.unpack_request(prompt, text)
             characters += n_characters(request)
             tokens += prompt_tokens
             if request.get("continuation") is None and not request.get("prompt_top_logprobs"):
@@ -195,6 +209,11 @@ class StoredReplies:
             raise CorruptArtifactError(
                 f"reply store {self.path}: cannot be read, damaged or not a reply store ({error})"
             ) from error
+
+
+def _exported(key: str, model: str, created: float, request: dict[str, Any], reply: Reply) -> dict[str, Any]:
+    told = json.loads(reply.to_json())
+    return {"key": key, "model": model, "created": created, "request": request, "reply": told}
 
 
 def write_export(stored: StoredReplies, path: Path) -> int:

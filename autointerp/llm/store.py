@@ -2,40 +2,29 @@
 
 from __future__ import annotations
 
-import json
 import sqlite3
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import closing, contextmanager
+from functools import partial
 from pathlib import Path
 from types import TracebackType
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 from autointerp.errors import CorruptArtifactError, UserError
+from autointerp.llm import store_rows
 from autointerp.llm.types import Reply, Request
 
 BUSY_SECONDS = 60.0
 """How long to wait for another process that is writing."""
 
-GATHER_SECONDS = 0.05
-"""How long the writing thread lets replies gather before it commits them together."""
+GATHER_SECONDS = 0.01
+"""Least time between two commits: replies that come faster are committed together, one that comes alone at once."""
 
 _KEYS_PER_QUERY = 500
 _ENOUGH_PENDING = 500
 _MOST_PENDING = 20_000
-_TABLE = """
-CREATE TABLE IF NOT EXISTS replies (
-    key TEXT PRIMARY KEY,
-    reply TEXT NOT NULL,
-    model TEXT NOT NULL,
-    request TEXT NOT NULL,
-    created REAL NOT NULL,
-    prompt_tokens INTEGER,
-    completion_tokens INTEGER,
-    cost_usd REAL
-)
-"""
 _USES_TABLE = """
 CREATE TABLE IF NOT EXISTS uses (
     ended REAL NOT NULL,
@@ -48,9 +37,49 @@ CREATE TABLE IF NOT EXISTS uses (
     cost_usd REAL
 )
 """
-_INSERT = "INSERT OR IGNORE INTO replies VALUES (?, ?, ?, ?, ?, ?, ?, ?)"
+_INSERT_MODEL = "INSERT OR IGNORE INTO models (model, reply_model) VALUES (?, ?)"
+_INSERT_PROMPT = "INSERT OR IGNORE INTO prompts VALUES (?, ?)"
+_INSERT = "INSERT OR IGNORE INTO answers VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?)"
+_COLUMNS = "reply, reply_model, prompt_tokens, completion_tokens, cost_usd"
 
-_Row = tuple[str, str, str, str, float, int | None, int | None, float | None]
+
+class _Row(NamedTuple):
+    """What is written for one reply."""
+
+    key: str
+    model: tuple[str, str | None]
+    """Identity, and the name the reply came with."""
+    request: Request
+    reply: Reply
+    created: float
+
+
+def find_replies(
+    connection: sqlite3.Connection, keys: Iterable[str], *, new: bool = True, old: bool
+) -> Iterator[tuple[str, Callable[[], Reply]]]:
+    """(key, how to read its reply) of the stored ones among these; `old`, `new`: layouts that are there."""
+    wanted = list(dict.fromkeys(keys))
+    for start in range(0, len(wanted), _KEYS_PER_QUERY):
+        some = wanted[start : start + _KEYS_PER_QUERY]
+        marks = ",".join("?" * len(some))
+        found = set[str]()
+        if new:
+            joined = "answers JOIN models ON answers.model = models.id"
+            query = f"SELECT key, {_COLUMNS} FROM {joined} WHERE key IN ({marks})"
+            for key, *columns in connection.execute(query, [store_rows.key_bytes(key) for key in some]):
+                found.add(store_rows.key_text(key))
+                yield store_rows.key_text(key), partial(store_rows.unpack_reply, *columns)
+        if old:
+            query = f"SELECT key, reply FROM {store_rows.FIRST_LAYOUT} WHERE key IN ({marks})"
+            for key, text in connection.execute(query, some):
+                if key not in found:
+                    yield key, partial(Reply.from_json, text)
+
+
+def has_table(connection: sqlite3.Connection, name: str) -> bool:
+    """Whether a store has this table."""
+    query = "SELECT 1 FROM sqlite_master WHERE type = 'table' AND name = ?"
+    return connection.execute(query, (name,)).fetchone() is not None
 
 
 class StoreCounts(NamedTuple):
@@ -66,8 +95,10 @@ class StoreCounts(NamedTuple):
 class ReplyStore:
     """Replies by request key, in one SQLite file that several processes and threads may share.
 
-    `put` hands the row to a writing thread, which commits what gathers within `GATHER_SECONDS`: a
-    killed process loses at most that. `flush` waits for the commit. The first reply under a key stays. Error replies are never stored.
+    `put` hands the row to a writing thread, which commits at once, or with what else comes within
+    `GATHER_SECONDS` of its last commit: a killed process loses at most that. `flush` waits for the
+    commit. The first reply under a key stays. Error replies are never stored. The layout is that of
+    `autointerp.llm.store_rows`.
 
     Raises `UserError` if the file cannot be opened or written (the disk is full, say) and
     `CorruptArtifactError` if it is damaged or not a reply store. A failure of the writing thread
@@ -83,42 +114,32 @@ class ReplyStore:
         self._failure: UserError | None = None
         self._closed = False
         self._thread: threading.Thread | None = None
+        self._committed = float("-inf")
+        self._models: dict[tuple[str, str | None], int] = {}
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
             self._reader = self._connect()
-            with self._reader:
-                self._reader.execute(_TABLE)
-            self._reader.execute("SELECT key, reply, model, request FROM replies LIMIT 1").fetchone()
+            self._old = has_table(self._reader, store_rows.FIRST_LAYOUT)
+            if self._old:
+                self._reader.execute("SELECT key, reply, model, request FROM replies LIMIT 1").fetchone()
+            self._reader.executescript(store_rows.TABLES)
+            self._reader.execute("SELECT key, reply, model, prompt, request FROM answers LIMIT 1").fetchone()
         self._reading = threading.Lock()
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Reply]:
         """The stored replies among these keys."""
         self.flush()
-        wanted, found = list(dict.fromkeys(keys)), dict[str, Reply]()
+        found = dict[str, Reply]()
         with self._explained(), self._reading:
-            for start in range(0, len(wanted), _KEYS_PER_QUERY):
-                some = wanted[start : start + _KEYS_PER_QUERY]
-                marks = ",".join("?" * len(some))
-                rows = self._reader.execute(f"SELECT key, reply FROM replies WHERE key IN ({marks})", some)
-                for key, text in rows:
-                    found[key] = self._parse(key, text)
+            for key, read in find_replies(self._reader, keys, old=self._old):
+                found[key] = self._parse(key, read)
         return found
 
     def put(self, key: str, request: Request, reply: Reply, model: str = "") -> None:
         """Store the reply to a request; `model` is the identity the key was made with."""
         if not reply.ok:
             return
-        usage = reply.usage
-        row: _Row = (
-            key,
-            reply.to_json(),
-            model or reply.model or "",
-            json.dumps(vars(request), default=_plain, ensure_ascii=False, separators=(",", ":")),
-            time.time(),
-            usage.prompt_tokens,
-            usage.completion_tokens,
-            usage.cost_usd,
-        )
+        row = _Row(key, (model or reply.model or "", reply.model), request, reply, time.time())
         with self._lock:
             self._raise_failure()
             assert not self._closed, "the reply store is closed"
@@ -161,11 +182,15 @@ class ReplyStore:
         """How many replies the file holds, with their tokens and cost."""
         self.flush()
         with self._explained(), self._reading:
-            row = self._reader.execute(
-                "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "
-                "coalesce(sum(cost_usd), 0.0) FROM replies"
-            ).fetchone()
-        return StoreCounts(*row)
+            tables = ["answers", *([store_rows.FIRST_LAYOUT] if self._old else [])]
+            rows = [
+                self._reader.execute(
+                    "SELECT count(*), coalesce(sum(prompt_tokens), 0), coalesce(sum(completion_tokens), 0), "
+                    f"coalesce(sum(cost_usd), 0.0) FROM {table}"
+                ).fetchone()
+                for table in tables
+            ]
+        return StoreCounts(*(sum(column) for column in zip(*rows, strict=True)))
 
     def __len__(self) -> int:
         return self.counts().n_replies
@@ -203,13 +228,46 @@ class ReplyStore:
             with self._explained(), closing(self._connect()) as connection:
                 while rows := self._take():
                     with connection:
-                        connection.executemany(_INSERT, rows)
+                        self._insert(connection, rows)
         except UserError as error:
             self._failure = error
         finally:
             with self._lock:
                 self._n_writing = 0
                 self._lock.notify_all()
+
+    def _insert(self, connection: sqlite3.Connection, rows: list[_Row]) -> None:
+        if self._old:  # the first reply under a key stays, in whichever layout it lies
+            marks = ",".join("?" * len(rows))
+            query = f"SELECT key FROM {store_rows.FIRST_LAYOUT} WHERE key IN ({marks})"
+            there = {key for (key,) in connection.execute(query, [row.key for row in rows])}
+            rows = [row for row in rows if row.key not in there]
+        for model in {row.model for row in rows} - self._models.keys():
+            known = "SELECT id FROM models WHERE model = ? AND reply_model IS ?"
+            found = connection.execute(known, model).fetchone()
+            if found is None:
+                connection.execute(_INSERT_MODEL, model)
+                found = connection.execute(known, model).fetchone()
+            self._models[model] = found[0]
+        packed = [store_rows.pack_request(row.request) for row in rows]
+        connection.executemany(_INSERT_PROMPT, {prompt[0]: prompt[:2] for prompt in packed}.values())
+        connection.executemany(
+            _INSERT,
+            [
+                (
+                    store_rows.key_bytes(row.key),
+                    store_rows.pack_reply(row.reply),
+                    self._models[row.model],
+                    prompt,
+                    rest,
+                    row.created,
+                    row.reply.usage.prompt_tokens,
+                    row.reply.usage.completion_tokens,
+                    row.reply.usage.cost_usd,
+                )
+                for row, (prompt, _, rest) in zip(rows, packed, strict=True)
+            ],
+        )
 
     def _take(self) -> list[_Row]:
         """Everything pending; waits for some, and returns none when the store is closed."""
@@ -219,17 +277,18 @@ class ReplyStore:
             self._lock.wait_for(lambda: self._pending or self._closed)
             self._lock.wait_for(
                 lambda: self._hurry or self._closed or len(self._pending) >= _ENOUGH_PENDING,
-                timeout=GATHER_SECONDS,
+                timeout=max(0.0, self._committed + GATHER_SECONDS - time.monotonic()),
             )
             self._hurry = False
+            self._committed = time.monotonic()
             rows, self._pending = self._pending, []
             self._n_writing = len(rows)
             return rows
 
-    def _parse(self, key: str, text: str) -> Reply:
+    def _parse(self, key: str, read: Callable[[], Reply]) -> Reply:
         try:
-            return Reply.from_json(text)
-        except (ValueError, TypeError, KeyError):
+            return read()
+        except (ValueError, TypeError, KeyError, IndexError):
             raise CorruptArtifactError(
                 f"reply store {self.path}: the reply under {key} cannot be read; delete that row or the file"
             ) from None
@@ -259,8 +318,3 @@ class ReplyStore:
                     "move it away to start a new one"
                 ) from error
             raise UserError(f"reply store {self.path}: {advice}") from error
-
-
-def _plain(value: object) -> dict[str, Any]:
-    """A chat message or a schema as a table."""
-    return dict(value) if isinstance(value, Mapping) else vars(value)

@@ -12,6 +12,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from enum import StrEnum
 from hashlib import blake2b
+from pathlib import Path
 from typing import Any, Literal, Protocol, runtime_checkable
 
 
@@ -72,9 +73,14 @@ class Request:
 
     def key(self, model_identity: str) -> str:
         """Hash (32 hex digits) of everything that changes the answer, the model included."""
-        content = {**asdict(self), "model": model_identity}
-        text = json.dumps(content, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+        content = {**vars(self), "model": model_identity}
+        if self.messages is not None:
+            content["messages"] = [{"role": m.role, "content": m.content} for m in self.messages]
+        text = _KEY_JSON.encode(content)
         return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+
+
+_KEY_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=dict)
 
 
 class ErrorKind(StrEnum):
@@ -114,6 +120,9 @@ class Usage:
     cost_usd: float | None = None
     seconds: float | None = None
     """Wall-clock seconds of this request (its share of a batch)."""
+    reasoning_tokens: int | None = None
+    """Of the completion tokens, those of thinking that is not part of `Reply.text`: as the server counts
+    them, else estimated by the thinking's share of characters; None where there was none to be seen."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,6 +191,15 @@ class Backend(Protocol):
 
     def close(self) -> None:
         """Free the model or the connections."""
+        ...
+
+
+@runtime_checkable
+class KeepsState(Protocol):
+    """A backend with something to remember between processes, such as batches under way."""
+
+    def keep_state(self, path: Path) -> None:
+        """Remember it in this file."""
         ...
 
 

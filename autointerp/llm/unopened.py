@@ -12,9 +12,11 @@ from typing import Any
 
 from autointerp.config import digest
 from autointerp.llm.canned import open_canned, prompt_text
-from autointerp.llm.options import BackendOptions, CannedOptions, LocalOptions, OpenAIOptions
+from autointerp.llm.openai_wire import openai_identity
+from autointerp.llm.options import BackendOptions, CannedOptions, LocalOptions, OpenAIOptions, VllmOptions
 from autointerp.llm.replies import Habits, StoredReplies
 from autointerp.llm.types import Capability, Request
+from autointerp.llm.vllm_wire import vllm_identity
 
 CHARACTERS_PER_TOKEN = 4.0
 """Of English text in the tokenizers of large models, where nothing better is known."""
@@ -47,8 +49,8 @@ def unopened(
     `tokenizer` names the one to count with (hub name, folder, `package:NAME/FILE`) where the model is
     a server's. Raises `UserError` if a tokenizer cannot be loaded.
     """
-    if isinstance(options, LocalOptions):
-        identity = local_identity(options)
+    if isinstance(options, LocalOptions | VllmOptions):
+        identity = local_identity(options) if isinstance(options, LocalOptions) else vllm_identity(options)
         texts = _texts(options.model, options.revision, options.trust_remote_code)
         return UnopenedModel(
             identity=identity,
@@ -90,12 +92,6 @@ def unopened(
         counted=counted,
         habits=habits,
     )
-
-
-def openai_identity(options: OpenAIOptions) -> str:
-    """The identity `OpenAIBackend` gives itself."""
-    told = [options.model, options.revision, options.api, options.extra_body, sorted(options.omit)]
-    return f"openai:{options.model}#{digest(told)}"
 
 
 def local_identity(options: LocalOptions) -> str:

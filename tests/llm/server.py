@@ -57,7 +57,8 @@ class Served:
 
 
 @contextmanager
-def serve(handle: Handle) -> Iterator[Served]:
+def serve(handle: Handle, port: int = 0) -> Iterator[Served]:
+    """A server on a loopback port, a free one unless told."""
     lock = threading.Lock()
     connections: list[socket.socket] = []
 
@@ -110,7 +111,7 @@ def serve(handle: Handle) -> Iterator[Served]:
         def handle_error(self, *arguments: Any) -> None:
             pass
 
-    server = Server(("127.0.0.1", 0), Handler)
+    server = Server(("127.0.0.1", port), Handler)
     served = Served(f"http://127.0.0.1:{server.server_address[1]}/v1")
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.02}, daemon=True)
     thread.start()

@@ -17,11 +17,19 @@ from autointerp.llm.types import ErrorKind, Message, Reply, Request
 from tests.llm.server import Answer, Handle, Served, chat, failure, serve
 
 KEY = "sk-very-secret"
+CARRIED = {"transport": "http"}
 
 
 @pytest.fixture(autouse=True)
 def _key(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OPENAI_API_KEY", KEY)
+
+
+@pytest.fixture(autouse=True, params=["http", "openai"])
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Every test runs over both carriers of requests."""
+    monkeypatch.setitem(CARRIED, "transport", request.param)
+    return str(request.param)
 
 
 def user(text: str, **more: Any) -> Request:
@@ -30,7 +38,7 @@ def user(text: str, **more: Any) -> Request:
 
 def options(url: str, **more: Any) -> OpenAIOptions:
     fast = {"max_retry_wait_seconds": 0.02, "max_retries": 3, "timeout_seconds": 5.0}
-    return OpenAIOptions.model_validate({"model": "m", "base_url": url, **fast, **more})
+    return OpenAIOptions.model_validate({"model": "m", "base_url": url, **CARRIED, **fast, **more})
 
 
 def ask(url: str, requests: Sequence[Request], **more: Any) -> list[Reply]:
@@ -115,7 +123,7 @@ def test_passing_troubles_are_tried_again(first: Answer) -> None:
         (Answer(drop=True), ErrorKind.CONNECTION, 3),
         (failure(500, "oops"), ErrorKind.SERVER, 3),
         (failure(429, "slow down"), ErrorKind.RATE_LIMIT, 3),
-        (Answer(delay_seconds=0.6, body={}), ErrorKind.TIMEOUT, 3),
+        (Answer(delay_seconds=1.0, body={}), ErrorKind.TIMEOUT, 3),
         (Answer(raw=b'{"choices": [{"mess'), ErrorKind.MALFORMED, 3),
         (failure(400, "temperature must be positive"), ErrorKind.BAD_REQUEST, 1),
         (failure(422, "bad"), ErrorKind.BAD_REQUEST, 1),
@@ -128,7 +136,7 @@ def test_passing_troubles_are_tried_again(first: Answer) -> None:
     ],
 )
 def test_lasting_troubles_are_error_rows(answer: Answer, kind: ErrorKind, n_calls: int) -> None:
-    reply, served = ask_one(lambda *_: answer, user("hi"), max_retries=2, timeout_seconds=0.2)
+    reply, served = ask_one(lambda *_: answer, user("hi"), max_retries=2, timeout_seconds=0.5)
     assert reply.error is kind
     assert reply.error_message
     assert reply.text is None
@@ -408,3 +416,41 @@ def test_a_limit_is_cut_on_429_and_work_goes_on() -> None:
     with serve(handle) as served:
         replies = ask(served.url, [user(str(i)) for i in range(40)], max_concurrency=8, max_retries=9)
     assert all(r.text == "ok" for r in replies)
+
+
+def test_models_without_system_messages_get_them_in_the_first_one() -> None:
+    system, asked = Message(role="system", content="Be brief."), Message(role="user", content="Why?")
+    request = Request(messages=(system, asked))
+    _, served = ask_one(lambda *_: chat("so"), request, system_role=False)
+    assert served.calls[0][1]["messages"] == [{"role": "user", "content": "Be brief.\n\nWhy?"}]
+    _, served = ask_one(lambda *_: chat("so"), request)
+    assert [m["role"] for m in served.calls[0][1]["messages"]] == ["system", "user"]
+
+
+def reasoned(content: str, apart: str | None = None, told: int | None = None) -> Answer:
+    answer = chat(content)
+    answer.body["usage"] = {"prompt_tokens": 10, "completion_tokens": 40}
+    if apart is not None:
+        answer.body["choices"][0]["message"]["reasoning_content"] = apart
+    if told is not None:
+        answer.body["usage"]["completion_tokens_details"] = {"reasoning_tokens": told}
+    return answer
+
+
+@pytest.mark.parametrize(
+    ("answer", "n"),
+    [
+        (reasoned("Yes"), None),
+        (reasoned("Yes", told=0), None),
+        (reasoned("Yes", told=33), 33),
+        (reasoned("<think>" + "x" * 83 + "</think>Yes, yes!!"), 36),  # 90 of 100 characters
+        (reasoned("Yes", apart="x" * 9), 30),  # 9 of 12
+        (reasoned("Yes", apart="x" * 9, told=31), 31),
+    ],
+)
+def test_reasoning_is_counted(answer: Answer, n: int | None) -> None:
+    reply, _ = ask_one(lambda *_: answer, user("?"))
+    assert reply.text is not None
+    assert reply.text.startswith("Yes")
+    assert reply.usage.reasoning_tokens == n
+    assert reply.usage.completion_tokens == 40

@@ -4,19 +4,37 @@ from __future__ import annotations
 
 import asyncio
 import gzip
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Iterator
+from contextlib import suppress
+from contextvars import ContextVar
+from typing import Any
 
 import pytest
 
-from autointerp.llm import openai_http
-from autointerp.llm.openai_http import ConnectError, DroppedError, HttpAnswer, Transport, proxy_for
+from autointerp.llm import openai_direct, openai_http
+from autointerp.llm.openai_backend import _sender
+from autointerp.llm.openai_direct import DirectTransport
+from autointerp.llm.openai_http import ConnectError, DroppedError, HttpAnswer, Sender, Transport, proxy_for
+from autointerp.llm.options import OpenAIOptions
 
 Serve = Callable[[bytes], tuple[bytes, bool]]
 """From the bytes of a request to (those of the answer, whether the connection is then closed)."""
 
 
+CARRIERS: list[Any] = [Transport, DirectTransport]
+"""Those that every test runs over."""
+carrier: ContextVar[Any] = ContextVar("carrier")
+
+
+@pytest.fixture(autouse=True, params=CARRIERS, ids=["aiohttp", "direct"])
+def _carrier(request: pytest.FixtureRequest) -> Iterator[None]:
+    token = carrier.set(request.param)
+    yield
+    carrier.reset(token)
+
+
 def talk(
-    serve: Serve, use: Callable[[Transport], Awaitable[object]], piece: int = 10**6, limit: int = 8
+    serve: Serve, use: Callable[[Sender], Awaitable[object]], piece: int = 10**6, limit: int = 8
 ) -> list[int]:
     """Run a server that writes its answers in pieces; returns requests per connection."""
     counts: list[int] = []
@@ -45,7 +63,9 @@ def talk(
     async def main() -> None:
         server = await asyncio.start_server(handle, "127.0.0.1", 0)
         port = server.sockets[0].getsockname()[1]
-        transport = Transport(f"http://127.0.0.1:{port}/v1?version=2", {"Authorization": "Bearer k"}, limit)
+        transport = carrier.get()(
+            f"http://127.0.0.1:{port}/v1?version=2", {"Authorization": "Bearer k"}, limit
+        )
         try:
             await use(transport)
         finally:
@@ -85,7 +105,7 @@ ZIPPED = gzip.compress(BODY)
     ],
 )
 def test_bodies_of_every_kind(answer: bytes, close: bool, piece: int) -> None:
-    async def use(transport: Transport) -> None:
+    async def use(transport: Sender) -> None:
         for _ in range(2):
             got = await transport.send("POST", "/chat", b"{}", 5.0)
             assert (got.status, got.body) == (200, BODY)
@@ -100,7 +120,7 @@ def test_what_is_sent() -> None:
         seen.append(head)
         return b"HTTP/1.1 204 No Content\r\n\r\n", False
 
-    async def use(transport: Transport) -> None:
+    async def use(transport: Sender) -> None:
         assert await transport.send("POST", "/chat", b"{}", 5.0) == HttpAnswer(204, {}, b"")
 
     talk(serve, use)
@@ -120,7 +140,7 @@ def test_what_is_sent() -> None:
     ],
 )
 def test_broken_answers(answer: bytes) -> None:
-    async def use(transport: Transport) -> None:
+    async def use(transport: Sender) -> None:
         with pytest.raises(DroppedError):
             await transport.send("POST", "/chat", b"{}", 5.0)
 
@@ -131,7 +151,7 @@ def test_a_connection_the_server_closed_while_idle_is_replaced() -> None:
     def serve(head: bytes) -> tuple[bytes, bool]:
         return b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok", True
 
-    async def use(transport: Transport) -> None:
+    async def use(transport: Sender) -> None:
         for pause in (0.0, 0.0, 0.05):
             assert (await transport.send("POST", "/chat", b"{}", 5.0)).body == b"ok"
             await asyncio.sleep(pause)
@@ -147,16 +167,16 @@ def test_a_timeout_gives_the_connection_up() -> None:
         calls += 1
         return (b"" if calls == 1 else b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), False
 
-    async def use(transport: Transport) -> None:
+    async def use(transport: Sender) -> None:
         with pytest.raises(TimeoutError):
-            await transport.send("POST", "/chat", b"{}", 0.1)
+            await transport.send("POST", "/chat", b"{}", 0.5)
         assert (await transport.send("POST", "/chat", b"{}", 5.0)).body == b"ok"
 
     assert talk(serve, use) == [1, 1]
 
 
 def test_connections_are_bounded() -> None:
-    async def use(transport: Transport) -> None:
+    async def use(transport: Sender) -> None:
         await asyncio.gather(*(transport.send("POST", "/chat", b"{}", 5.0) for _ in range(20)))
 
     counts = talk(fixed(b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok"), use, limit=3)
@@ -166,11 +186,12 @@ def test_connections_are_bounded() -> None:
 
 @pytest.mark.parametrize("body", [b"x" * 2000, gzip.compress(b"x" * 2000)])
 def test_a_body_without_end_is_not_read(body: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(openai_http, "_MOST_BODY_BYTES", 1000)
+    for module in (openai_http, openai_direct):
+        monkeypatch.setattr(module, "MOST_BODY_BYTES", 1000)
     encoding = b"Content-Encoding: gzip\r\n" if body[0] == 0x1F else b""
     answer = b"HTTP/1.1 200 OK\r\n%sContent-Length: %d\r\n\r\n" % (encoding, len(body)) + body
 
-    async def use(transport: Transport) -> None:
+    async def use(transport: Sender) -> None:
         for _ in range(2):
             with pytest.raises(DroppedError, match="too long"):
                 await transport.send("POST", "/chat", b"{}", 5.0)
@@ -188,7 +209,7 @@ def test_redirects_and_cookies_are_not_followed() -> None:
             False,
         )
 
-    async def use(transport: Transport) -> None:
+    async def use(transport: Sender) -> None:
         for _ in range(2):
             answer = await transport.send("POST", "/chat", b"{}", 5.0)
             assert (answer.status, answer.headers["location"]) == (307, "/elsewhere")
@@ -246,9 +267,39 @@ def test_a_proxy_is_asked_for_a_tunnel_and_not_shown_the_key(monkeypatch: pytest
 @pytest.mark.usefixtures("no_proxies")
 def test_no_connection(url: str) -> None:
     async def main() -> None:
-        transport = Transport(url, {}, 1)
+        transport = carrier.get()(url, {}, 1)
         with pytest.raises(ConnectError):
             await transport.send("POST", "/chat", b"{}", 5.0)
         await transport.close()
 
     asyncio.run(main())
+
+
+def test_a_key_with_a_line_break_reaches_no_header() -> None:
+    with pytest.raises(ValueError, match="line break"):
+        DirectTransport("https://api.example.com/v1", {"Authorization": "Bearer a\r\nX: b"}, 1)
+
+
+@pytest.mark.usefixtures("no_proxies")
+def test_the_slower_carrier_is_taken_where_there_is_a_proxy(monkeypatch: pytest.MonkeyPatch) -> None:
+    options = OpenAIOptions(model="m", base_url="https://api.example.com/v1")
+    assert isinstance(_sender(options, "k"), DirectTransport)
+    monkeypatch.setenv("https_proxy", "http://127.0.0.1:9")
+    assert isinstance(_sender(options, "k"), Transport)
+
+
+def test_an_answer_nobody_asked_for_ends_the_connection() -> None:
+    """What an idle connection receives is never taken for the answer to the next request."""
+
+    def serve(head: bytes) -> tuple[bytes, bool]:
+        one = b"HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\n"
+        return (one + b"ok" + one + b"no", False)
+
+    async def use(transport: Sender) -> None:
+        for _ in range(3):
+            with suppress(DroppedError):
+                assert (await transport.send("POST", "/chat", b"{}", 5.0)).body == b"ok"
+            await asyncio.sleep(0.05)
+
+    if carrier.get() is DirectTransport:
+        assert talk(serve, use) == [1, 1, 1]

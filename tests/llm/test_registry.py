@@ -105,3 +105,18 @@ def test_canned_log_probabilities_are_the_same_each_time() -> None:
 def test_every_backend_is_described() -> None:
     for name, spec in BACKENDS.items():
         assert spec.options.model_fields["backend"].default == name
+
+
+def test_batches_cannot_do_what_needs_the_prompts_log_probabilities() -> None:
+    table = {"backend": "openai_batch", "model": "gpt-5.4-mini"}
+    require(
+        table,
+        {Capability.GENERATE, Capability.JSON_SCHEMA, Capability.TOP_LOGPROBS},
+        "scorer 'x'",
+        "models.judge",
+    )
+    with pytest.raises(
+        UserError, match=r"needs likelihood, which models.judge \(backend 'openai_batch'\) lacks"
+    ) as caught:
+        require(table, {Capability.LIKELIHOOD}, "scorer 'x'", "models.judge")
+    assert "openai_batch" not in str(caught.value).split("backends that have it")[1].split(";")[0]

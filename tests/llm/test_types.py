@@ -52,3 +52,12 @@ def test_a_key_follows_what_changes_the_answer() -> None:
     assert len({request.key("m") for request in requests}) == len(requests)
     assert requests[0].key("m") != requests[0].key("n")
     assert requests[0].key("m") == Request(prompt="x").key("m")
+
+
+def test_keys_are_those_of_stores_already_filled() -> None:
+    schema = {"type": "object", "properties": {"a": {"enum": [1, None]}}}
+    asked = Request(
+        messages=(Message(role="user", content="é"),), json_schema=schema, stop=("a", "b"), seed=3
+    )
+    assert asked.key("openai:m#0") == "59a7393e9bb2aafa2c99e93e24cccd6d"
+    assert Request(prompt="x", continuation=" b").key("local:0") == "7e7560363719d69d51903176c8140002"
