@@ -1,0 +1,109 @@
+"""Labels of planted features: the right word, the hierarchy, and doubt where there is nothing to find."""
+
+from __future__ import annotations
+
+import json
+
+import numpy as np
+import pytest
+
+from autointerp.explainers.gradient import GradientConfig, TokenItem, label_many, label_tokens
+from tests.explainers.gradient.planted import ANIMALS, BIRDS, COLOURS, TOOLS, Planted, items
+
+CONFIG = GradientConfig(aspects=["category"], n_permutations=60, steps=6)
+
+
+@pytest.mark.parametrize(
+    ("positive", "negative", "label"),
+    [
+        (TOOLS, ANIMALS + COLOURS, "tool"),
+        (COLOURS, TOOLS + BIRDS, "colour"),
+        (BIRDS, TOOLS + ANIMALS, "bird"),
+    ],
+)
+def test_the_planted_kind_is_named(positive: list[str], negative: list[str], label: str) -> None:
+    found = label_tokens(items(positive, negative), CONFIG, Planted())
+    assert (found.label, found.status, found.reason) == (label, "ok", None)
+    assert found.precision is not None
+    assert found.precision > 0.9
+    assert found.recall is not None
+    assert found.recall > 0.9
+    assert found.p_value is not None
+    assert found.p_value < 0.02
+
+
+def test_near_negatives_tell_narrow_from_broad_and_the_chain_says_both() -> None:
+    mammals = label_tokens(items(ANIMALS, BIRDS + TOOLS + COLOURS), CONFIG, Planted())
+    assert mammals.label == "mammal"
+    both = label_tokens(items(ANIMALS + BIRDS, TOOLS + COLOURS), CONFIG, Planted())
+    assert both.label == "animal"
+
+
+def test_a_random_split_of_words_is_undetermined() -> None:
+    words = ANIMALS + BIRDS + TOOLS + COLOURS
+    undetermined = 0
+    for seed in range(12):
+        order = np.random.default_rng(seed).permutation(words)
+        found = label_tokens(items(list(order[:12]), list(order[12:])), CONFIG, Planted(), seed)
+        undetermined += found.status == "undetermined"
+        if found.status == "undetermined":
+            assert found.label is None
+            assert found.reason is not None
+            assert found.reason.startswith(("discriminator_incapable", "not_found"))
+            assert found.candidates
+    assert undetermined == 12
+
+
+def test_few_distinct_words_are_said_to_be_few() -> None:
+    found = label_tokens(items(["cat", "cat", "dog"], TOOLS), CONFIG, Planted())
+    assert found.status == "undetermined"
+    assert found.reason is not None
+    assert found.reason.startswith("few_examples: 2 distinct tokens with")
+
+
+def test_a_label_does_not_depend_on_the_features_beside_it() -> None:
+    features = [items(TOOLS, ANIMALS + COLOURS), items(BIRDS, TOOLS + ANIMALS), items(["cat"], TOOLS)]
+    together = label_many(features, CONFIG, Planted(), 3)
+    alone = [label_tokens(feature, CONFIG, Planted(), 3) for feature in features]
+    for a, b in zip(together, alone, strict=True):
+        # Trajectories may differ in the last decimal: sums of other sizes round otherwise.
+        blank = {"seconds": None, "trajectories": None}
+        assert {**a.as_json(), **blank} == {**b.as_json(), **blank}
+        assert [t.tokens[:2] for t in a.trajectories] == [t.tokens[:2] for t in b.trajectories]
+
+
+def test_each_kind_of_proposal_finds_the_label_alone_and_is_named_as_source() -> None:
+    for source in ("contrastive", "lists", "gradient"):
+        config = CONFIG.model_copy(update={"proposals": [source]})
+        found = label_tokens(items(TOOLS, ANIMALS + COLOURS), config, Planted())
+        assert found.label == "tool"
+        assert found.candidates[0].sources == (source,)
+
+
+@pytest.mark.parametrize("optimiser", ["mirror", "adamw"])
+@pytest.mark.parametrize("schedule", [True, False])
+def test_every_ablation_of_the_descent_runs_and_leaves_a_trajectory(optimiser: str, schedule: bool) -> None:
+    config = CONFIG.model_copy(
+        update={"optimiser": optimiser, "entropy_schedule": schedule, "restarts": 3, "negatives": "flat"}
+    )
+    found = label_tokens(items(TOOLS, ANIMALS + COLOURS), config, Planted())
+    assert found.label == "tool"
+    assert [t.restart for t in found.trajectories] == [0, 1, 2]
+    for t in found.trajectories:
+        assert len(t.tokens) <= 12
+        assert np.array(t.probabilities).shape == (len(t.steps), len(t.tokens))
+        assert set(t.losses) == {"prediction", "entropy"}
+
+
+def test_json_begins_with_the_promised_keys_and_holds_plain_types() -> None:
+    found = label_tokens(items(TOOLS, ANIMALS + COLOURS), CONFIG, Planted()).as_json()
+    assert list(found)[:7] == ["label", "status", "reason", "precision", "recall", "chain", "candidates"]
+    assert json.loads(json.dumps(found)) == found
+    assert {"label", "precision", "recall", "balanced_accuracy"} <= set(found["chain"][0])
+
+
+def test_graded_activations_and_hostile_tokens_are_taken() -> None:
+    odd = [TokenItem(token=t, activation=0.0) for t in ("", "  ", "<<x>>", "\x00", "a\nb", "z" * 500)]
+    graded = [TokenItem(token=w, activation=float(i + 1)) for i, w in enumerate(TOOLS)]
+    found = label_tokens(graded + odd + items([], COLOURS), CONFIG, Planted())
+    assert found.label == "tool"
