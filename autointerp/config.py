@@ -299,7 +299,7 @@ class ReportConfig(Section):
     """`[report]`: the HTML page of the run."""
 
     n_latents: Annotated[int, Field(ge=1)] = not_a_result(200)
-    """Latents shown in the static page; those with the most explainers and scores come first."""
+    """Latents with a page of their own in `report/`; those with the most scores come first."""
     n_windows: Annotated[int, Field(ge=1)] = not_a_result(12)
     """Windows shown per latent."""
 

@@ -46,7 +46,6 @@ VARIANTS: dict[str, list[str]] = {
     "restarts-1": ["restarts=1"],
     "restarts-4": ["restarts=4"],
     "flat-negatives": ['negatives="flat"'],
-    "gradient-unsure": ['gradient_when="unsure"'],
     "gradient-only-adamw": [GRADIENT_ONLY, 'optimiser="adamw"'],
     "gradient-only-no-schedule": [GRADIENT_ONLY, "entropy_schedule=false"],
     "gradient-only-restarts-1": [GRADIENT_ONLY, "restarts=1"],

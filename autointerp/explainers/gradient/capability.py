@@ -24,9 +24,8 @@ if TYPE_CHECKING:
     from autointerp.explainers.gradient.discriminator import LikelihoodDiscriminator
 
 VERSION = 1
-ENOUGH, VERY_GOOD = 0.75, 0.97
-"""A mean AUC below the first says that the readout cannot judge at all; above the second, that no other
-needs to be tried."""
+VERY_GOOD = 0.95
+"""Mean AUC of a readout above which no other is tried: the question by yes and no costs a pass per pair."""
 _WORDS_PER_FAMILY = 6
 _YES_NO_FAMILIES, _YES_NO_WORDS = 8, 4
 

@@ -56,8 +56,6 @@ class GradientConfig(ExplainerConfig):
     """Steps of the optimisation in mode `robust`."""
     step_size: Annotated[float, Field(gt=0.0)] = 0.5
     """Of mirror descent, in standard deviations of the gradient; of AdamW, the learning rate."""
-    gradient_when: Literal["always", "unsure"] = "always"
-    """`unsure`: no optimisation where the other proposals already separate the tokens well."""
     n_permutations: Annotated[int, Field(ge=0)] = 200
     """Of the permutation test."""
     max_p_value: Annotated[float, Field(gt=0.0, le=1.0)] = 0.02
