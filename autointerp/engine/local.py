@@ -106,8 +106,10 @@ def begin_step(
     fingerprint = expected_fingerprint(step, steps)
     recorded = {"version": step.version, **step.config}
     found = run.manifest(step.name)
+    if found is not None and found.status != "complete" and not _has_files(step, run):
+        found = None  # it failed before its first file: nothing would be lost
     if found is None and any((run.root / folder).exists() for folder in step.folders):
-        if not rebuild:
+        if not rebuild and _has_files(step, run):
             raise StaleRunError(
                 f"{run.root}: {', '.join(step.folders)} hold files without a manifest, of unknown origin; "
                 f"remove them, or pass --rebuild {step.stage} to have them removed"
@@ -181,6 +183,10 @@ def _check_input(step: Step, source: Step, run: RunDirectory, steps: Mapping[str
     missing = run.missing_shards(manifest)
     if missing:
         raise UserError(f"{step.stage}: {missing[0]} is missing; {again} to restore it")
+
+
+def _has_files(step: Step, run: RunDirectory) -> bool:
+    return any(path.is_file() for folder in step.folders for path in (run.root / folder).rglob("*"))
 
 
 def _discard(step: Step, run: RunDirectory) -> None:

@@ -94,6 +94,21 @@ def test_an_interrupted_step_goes_on_where_it_stopped(run):
     assert run.is_complete("cache")
 
 
+def test_a_step_that_failed_before_its_first_file_may_be_set_otherwise(run):
+    recorder = Recorder()
+    recorder.fail_at = "cache/0"
+    with pytest.raises(RuntimeError):
+        go(recorder, run, value=1.0)
+    recorder.fail_at = None
+    go(recorder, run, value=2.0)
+    assert run.is_complete("cache")
+    recorder.fail_at = "cache/1"
+    with pytest.raises(RuntimeError):
+        go(recorder, run, value=3.0, rebuild=["cache"])
+    with pytest.raises(StaleRunError):
+        go(recorder, run, value=4.0)
+
+
 def test_changed_settings_are_refused_and_named(run):
     recorder = Recorder()
     go(recorder, run)
