@@ -7,6 +7,9 @@ from __future__ import annotations
 
 import logging
 import sys
+from typing import Any
+
+import typer
 
 from autointerp.cli.app import app
 from autointerp.errors import UserError
@@ -24,6 +27,9 @@ from autointerp.cli import exchanging as _exchanging  # noqa: F401
 
 __all__ = ["app", "main"]
 
+INTERRUPTED = 130
+USAGE_ERROR: type[Exception] = typer.BadParameter.__bases__[0]  # typer's or click's, by the version of typer
+
 
 def main() -> None:
     """Entry point: a user's mistake is one line and exit code 2 (a spent budget: 3), without a traceback."""
@@ -31,10 +37,26 @@ def main() -> None:
     for noisy in ("httpx", "openai", "httpcore", "transformers", "datasets", "filelock", "urllib3"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     try:
-        app()
+        code = app(standalone_mode=False)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(error.exit_code)
+    except USAGE_ERROR as error:
+        sys.exit(_usage(error))
+    except typer.Abort:
+        sys.exit(1)
     except KeyboardInterrupt:
+        code = INTERRUPTED
+    if code == INTERRUPTED:
         print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
-        sys.exit(130)
+    sys.exit(code)
+
+
+def _usage(error: Any) -> int:
+    """Print a mistake in the command's own options as one line, without the box; returns the exit code."""
+    message = error.format_message().strip().removesuffix(".")
+    if message:  # empty where the help was printed instead
+        context = getattr(error, "ctx", None)
+        hint = f"; see `{context.command_path} --help`" if context else ""
+        print(f"error: {message}{hint}", file=sys.stderr)
+    return int(error.exit_code)

@@ -147,8 +147,8 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
             for name in REQUIRED:
                 if header[name] >= len(fields):
                     raise UserError(
-                        f"{path}, line {reader.line_num}: {len(fields)} fields, but column {name!r} is the "
-                        f"{header[name] + 1}th of the header"
+                        f"{path}, line {reader.line_num}: no value for column {name!r}, which is "
+                        f"number {header[name] + 1} in the header; the row has {len(fields)}"
                     )
                 row[name] = fields[header[name]]
             at = header.get("text")

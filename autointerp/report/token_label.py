@@ -58,8 +58,7 @@ def plot_label(label: TokenLabel, stem: str | Path, *, title: str | None = None)
     """
     if not label.trajectories:
         return [
-            "no plot: no mixture was optimised (too few tokens, or settings proposals, gradient_when or "
-            "keep_trajectories)"
+            "no plot: no mixture was optimised (too few tokens, or the settings proposals or keep_trajectories)"
         ]
     trajectories = [trajectory.as_json() for trajectory in label.trajectories]
     paths = write_trajectories(trajectories, stem, label=label.label, title=title)
