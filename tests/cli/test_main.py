@@ -45,9 +45,9 @@ def test_help_is_printed_and_no_error(monkeypatch, capsys, arguments, code):
 
 
 def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
-    def interrupted(path):
+    def interrupted(path, overrides):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("autointerp.config.load", interrupted)
+    monkeypatch.setattr("autointerp.config.load_config", interrupted)
     assert run(monkeypatch, "check", "any.toml") == 130
     assert "run the same command again" in capsys.readouterr().err
