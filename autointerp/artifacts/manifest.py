@@ -67,6 +67,8 @@ def write_manifest(root: Path, manifest: Manifest) -> None:
 
 def write_text_whole(path: Path, text: str) -> None:
     """Write a text file under a temporary name and rename it. Raises `UserError` if it cannot."""
+    if not path.name:
+        raise UserError(f"{path}: cannot be written: Is a directory")
     temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)

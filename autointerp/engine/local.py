@@ -7,7 +7,8 @@ import logging
 import platform
 import shutil
 import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
@@ -67,16 +68,39 @@ def run_steps(
     by_name = {step.name: step for step in steps}
     lock = run.lock()
     try:
-        write_text_whole(run.root / "run.toml", config.to_toml())
-        return [
-            run_step(
-                step, run, by_name, rebuild=bool(rebuild & {"all", step.stage, step.name}), workers=workers
-            )
-            for step in steps
-            if step.stage in stages
-        ]
+        with settings_written(run, config):
+            return [
+                run_step(
+                    step,
+                    run,
+                    by_name,
+                    rebuild=bool(rebuild & {"all", step.stage, step.name}),
+                    workers=workers,
+                )
+                for step in steps
+                if step.stage in stages
+            ]
     finally:
         lock.release()
+
+
+@contextmanager
+def settings_written(run: RunDirectory, config: RunConfig) -> Iterator[None]:
+    """Write `run.toml`; a command that is refused before it began a step leaves the one that was there."""
+    path = run.root / "run.toml"
+    before = path.read_text(encoding="utf-8") if path.is_file() else None
+    manifests = _manifest_texts(run)
+    write_text_whole(path, config.to_toml())
+    try:
+        yield
+    except UserError:
+        if before is not None and _manifest_texts(run) == manifests:
+            write_text_whole(path, before)
+        raise
+
+
+def _manifest_texts(run: RunDirectory) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in (run.root / "manifests").glob("*.json")}
 
 
 def run_step(

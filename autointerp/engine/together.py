@@ -6,9 +6,8 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 
 from autointerp.artifacts import Manifest, RunDirectory
-from autointerp.artifacts.manifest import write_text_whole
 from autointerp.config import RunConfig
-from autointerp.engine.local import begin_step, run_step
+from autointerp.engine.local import begin_step, run_step, settings_written
 from autointerp.errors import UserError
 from autointerp.stages import cache
 
@@ -30,7 +29,7 @@ def cache_together(
     with ExitStack() as stack:
         for config, run in zip(configs, runs, strict=True):
             stack.callback(run.lock().release)
-            write_text_whole(run.root / "run.toml", config.to_toml())
+            stack.enter_context(settings_written(run, config))
         begun = [
             begin_step(step, run, {step.name: step}, rebuild=rebuild)
             for step, run in zip(steps, runs, strict=True)

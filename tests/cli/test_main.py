@@ -1,10 +1,13 @@
 from __future__ import annotations
 
 import sys
+from pathlib import Path
 
 import pytest
 
 from autointerp import cli
+from autointerp.artifacts.manifest import write_text_whole
+from autointerp.errors import UserError
 
 
 def run(monkeypatch, *arguments) -> int:
@@ -51,3 +54,9 @@ def test_an_interrupted_command_says_how_to_go_on(monkeypatch, capsys):
     monkeypatch.setattr("autointerp.config.load_config", interrupted)
     assert run(monkeypatch, "check", "any.toml") == 130
     assert "run the same command again" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("path", [Path("."), Path("/")])
+def test_a_folder_in_place_of_a_file_is_refused(path):
+    with pytest.raises(UserError, match="Is a directory"):
+        write_text_whole(path, "text")

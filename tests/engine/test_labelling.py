@@ -91,7 +91,7 @@ def test_thousands_of_rows_duplicates_and_long_fields(written):
         ("token,activation\ndog,nan\n", "activation 'nan'"),
         ("token,activation\ndog,-1\n", "activation '-1'"),
         ("token,activation\ndog,1e999\n", "activation '1e999'"),
-        ("token,activation\ndog\n", "line 2: 1 fields"),
+        ("token,activation\ndog\n", "line 2: no value for column 'activation'"),
         ('token,activation\n"dog,1\nchair,0\n', "not valid CSV"),
         ('token,activation\n"dog"x,1\n', "not valid CSV"),
         (b"token,activation\ncaf\xe9,1\n", "line 2: not UTF-8"),

@@ -117,6 +117,18 @@ def test_changed_settings_are_refused_and_named(run):
     assert len(recorder.computed) == 6
 
 
+def test_a_refused_command_leaves_the_settings_of_the_run(run):
+    recorder = Recorder()
+    go(recorder, run)
+    before = (run.root / "run.toml").read_text()
+    other = CONFIG.model_copy(update={"name": "other"})
+    with pytest.raises(StaleRunError):
+        run_steps(recorder.steps(value=2.0), run, other, stages=["cache"])
+    assert (run.root / "run.toml").read_text() == before
+    run_steps(recorder.steps(value=2.0), run, other, stages=["cache"], rebuild=["cache"])
+    assert 'name = "other"' in (run.root / "run.toml").read_text()
+
+
 def test_a_later_stage_refuses_an_input_made_otherwise(run):
     recorder = Recorder()
     go(recorder, run)
