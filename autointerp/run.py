@@ -103,6 +103,10 @@ class Run:
         """Dataset `activations` as a frame. All of it may be larger than memory: name some latents."""
         return self.frame("activations", latents=latents)
 
+    def reservoir(self) -> pd.DataFrame:
+        """Dataset `reservoir` as a frame; empty unless the cache kept a sample (`[cache.reservoir]`)."""
+        return self.frame("reservoir")
+
     def latents(self, latents: Iterable[int] | None = None) -> pd.DataFrame:
         """Dataset `latents` as a frame."""
         return self.frame("latents", latents=latents)
