@@ -34,6 +34,9 @@ FIRST_CONTACT_TRIES = 3
 MOST_LOST = 16
 """Requests in a row that could not even connect, all retries spent, before giving up altogether."""
 
+GRACE_SECONDS = 10.0
+"""How long requests in flight are waited for once it is known that no other can succeed."""
+
 FIRST_WAIT_SECONDS = 0.5
 """Longest wait before the second attempt; it doubles with each attempt after that."""
 
@@ -72,6 +75,7 @@ class OpenAIBackend:
         self._request_pace, self._token_pace = (Pace(n) if n is not None else None for n in per_minute)
         self._answered = self._succeeded = False
         self._n_lost = 0
+        self._sent: set[asyncio.Task[Any] | None] = set()
         self._echo_max_tokens = 0
         self._loop = asyncio.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="openai", daemon=True)
@@ -115,8 +119,12 @@ class OpenAIBackend:
             workers: list[asyncio.Task[None]] = []
 
             def stop_all(_: asyncio.Task[None]) -> None:
+                # What is in flight was asked for and may be paid for: it has a while to come in.
                 for worker in workers if failures else ():
-                    worker.cancel()
+                    if worker in self._sent:
+                        self._loop.call_later(GRACE_SECONDS, worker.cancel)
+                    else:
+                        worker.cancel()
 
             for _ in range(n_workers):
                 workers.append(group.create_task(self._worker(todo, queue, failures)))
@@ -132,6 +140,8 @@ class OpenAIBackend:
     ) -> None:
         try:
             for index, request in todo:
+                if failures:
+                    return
                 queue.put((index, await self._answer(request)))
         except ModelUnavailableError as error:
             failures.append(error)
@@ -180,7 +190,11 @@ class OpenAIBackend:
             begun = time.perf_counter()
             path = _PATHS[endpoint_of(request, self.options)]
             try:
-                answer = await self._transport.send("POST", path, body, self.options.timeout_seconds)
+                self._sent.add(asyncio.current_task())
+                try:
+                    answer = await self._transport.send("POST", path, body, self.options.timeout_seconds)
+                finally:
+                    self._sent.discard(asyncio.current_task())
                 if answer.status != 200:
                     failure = status_failure(answer)
                     if failure.status in _PUSHED_BACK and failure.retry:
