@@ -422,9 +422,16 @@ def _section_at(cls: type[Section], location: list[str]) -> type[Section] | None
     current: type[Section] | None = cls
     for part in location:
         info = current.model_fields.get(part) if current else None
-        annotation = info.annotation if info else None
-        current = annotation if isinstance(annotation, type) and issubclass(annotation, Section) else None
+        current = section_of(info.annotation) if info else None
     return current
+
+
+def section_of(annotation: Any) -> type[Section] | None:
+    """The section class that an annotation names, alone or beside None; else None."""
+    for choice in (annotation, *get_args(annotation)):
+        if isinstance(choice, type) and issubclass(choice, Section):
+            return choice
+    return None
 
 
 def _field_location(cls: type[Section], location: list[str]) -> list[str]:

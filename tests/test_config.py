@@ -121,3 +121,14 @@ def test_every_setting_is_documented():
                 assert describe_type(inner, info.metadata)
 
     check(RunConfig)
+
+
+def test_a_misspelt_key_of_an_optional_section_lists_those_there(tmp_path):
+    path = tmp_path / "run.toml"
+    path.write_text(
+        '[subject]\nmodel = "m"\n[dictionary]\npath = "d"\n[corpus]\ndataset = "c"\n[cache.reservoir]\nn_randm = 3\n'
+    )
+    with pytest.raises(
+        UserError, match=r"cache\.reservoir\.n_randm.*did you mean 'n_random'.*n_random, n_top"
+    ):
+        load_config(path)

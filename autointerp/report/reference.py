@@ -8,7 +8,7 @@ from typing import Any
 import pyarrow as pa
 
 from autointerp.artifacts import DATASETS
-from autointerp.config import RunConfig, Section, describe_type
+from autointerp.config import RunConfig, Section, describe_type, section_of
 
 
 def artifacts_page() -> str:
@@ -62,9 +62,10 @@ def _section_lines(cls: type[Section], where: str) -> list[str]:
     inner: list[str] = []
     for name, info in cls.model_fields.items():
         annotation: Any = info.annotation
-        if isinstance(annotation, type) and issubclass(annotation, Section):
-            inner += _section_lines(annotation, f"{where}.{name}".lstrip("."))
-            continue
+        if (section := section_of(annotation)) is not None:
+            inner += _section_lines(section, f"{where}.{name}".lstrip("."))
+            if annotation is section:
+                continue
         accepted = describe_type(annotation, info.metadata)
         default = "" if info.is_required() else f"`{info.get_default(call_default_factory=True)}`"
         lines.append(
