@@ -1,5 +1,6 @@
 # make cache explain score     the whole pipeline on the embedded demo (or RUN=your.toml)
 # make test                    lint, types, import rules, tests, documentation
+# make test-ray                runs on a Ray cluster of several nodes on this machine, nodes killed in mid-run
 # make test-vllm               a real vLLM on this CPU, in an environment of its own (.venv-vllm, 4 GB)
 #
 # RUN=pipelines/x.toml  RUN_DIR=runs/x  SET="cache.n_tokens=1_000_000 seed=1"  REBUILD="explain score"
@@ -22,10 +23,10 @@ PIP := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constr
 OPTIONS = $(if $(RUN_DIR),--run-dir $(RUN_DIR)) $(foreach s,$(SET),--set '$(s)') $(foreach s,$(REBUILD),--rebuild $(s))
 AUTOINTERP = $(BIN)/autointerp
 
-.PHONY: help cache sample explain score report test test-vllm lint types imports unit docs serve-docs bench screenshots clean
+.PHONY: help cache sample explain score report test test-ray test-vllm lint types imports unit docs serve-docs bench screenshots clean
 
 help:
-	@sed -n '1,6s/^# \{0,1\}//p' Makefile
+	@sed -n '1,7s/^# \{0,1\}//p' Makefile
 
 cache: $(VENV)/.run
 	$(AUTOINTERP) cache $(RUN) $(OPTIONS)
@@ -60,6 +61,9 @@ unit: $(VENV)/.dev
 docs: $(VENV)/.dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet
 
+test-ray: $(VENV)/.ray
+	AUTOINTERP_TEST_RAY=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/pytest tests/engine/test_ray_cluster.py
+
 test-vllm: $(VENV_VLLM)/.made
 	AUTOINTERP_TEST_VLLM=1 HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 VLLM_CPU_OMP_THREADS_BIND=$(VLLM_CORES) \
 		$(VENV_VLLM)/bin/python -m pytest tests/vllm
@@ -89,6 +93,10 @@ $(VENV)/.run: pyproject.toml constraints.txt
 
 $(VENV)/.dev: $(VENV)/.run
 	@$(PIP) --editable '.[dev]'
+	@touch $@
+
+$(VENV)/.ray: $(VENV)/.dev
+	@$(PIP) --editable '.[ray]'
 	@touch $@
 
 $(VENV_VLLM)/.made: pyproject.toml tests/vllm/environment.py tests/vllm/constraints.txt

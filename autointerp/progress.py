@@ -25,10 +25,10 @@ SECONDS_BETWEEN_LINES = 10.0
 _silent = False
 
 
-def be_silent() -> None:
+def be_silent(silent: bool = True) -> None:
     """Show no more progress in this process: another one speaks for it."""
     global _silent
-    _silent = True
+    _silent = silent
 
 
 class Tracker:

@@ -11,10 +11,12 @@ import shutil
 from collections.abc import Callable
 from pathlib import Path
 
+from autointerp import storage
 from autointerp.artifacts import Manifest, RunDirectory
 from autointerp.artifacts.dataset import Dataset, spec_of
 from autointerp.artifacts.manifest import write_manifest, write_text_whole
 from autointerp.engine.local import _versions, expected_fingerprint, run_steps
+from autointerp.errors import UserError
 from autointerp.report.exchange.imported import Imported, fresh_folder
 from autointerp.stages import cache, explain, sample
 from autointerp.stages.plugins import Models
@@ -25,6 +27,8 @@ def import_run(root: Path, read: Callable[[Path], Imported]) -> Imported:
 
     An import that fails leaves nothing behind. Raises `UserError` if the folder holds anything already.
     """
+    if storage.is_remote(storage.place(root)):
+        raise UserError(f"--run-dir: seen {str(storage.place(root))!r}; accepted: a folder on this machine")
     fresh_folder(root)
     run = RunDirectory(root)
     lock = run.lock()

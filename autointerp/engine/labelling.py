@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autointerp.config import parse_table
-from autointerp.errors import UserError
+from autointerp.errors import UserError, unknown_name
 
 if TYPE_CHECKING:
     from autointerp.explainers.gradient import GradientConfig, TokenItem, TokenLabel
@@ -93,6 +93,12 @@ def gradient_config(
     from autointerp.explainers.gradient import GradientConfig
 
     table: dict[str, Any] = dict(_setting(override) for override in overrides)
+    accepted = set(GradientConfig.model_fields) - {
+        "latents"
+    }  # a section of a run has latents, a list of words none
+    for key in table:
+        if key not in accepted:
+            raise unknown_name("--set", key, accepted)
     if mode is not None:
         table["mode"] = mode
     if model is not None:

@@ -5,18 +5,18 @@ from __future__ import annotations
 import importlib.metadata
 import logging
 import platform
-import shutil
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
+from autointerp import storage
 from autointerp.artifacts import Manifest, RunDirectory
 from autointerp.artifacts.manifest import manifest_path, write_manifest, write_text_whole
 from autointerp.config import RunConfig, digest
 from autointerp.errors import StaleRunError, UserError
-from autointerp.stages.step import Step
+from autointerp.stages.step import Step, StepResult
 
 log = logging.getLogger(__name__)
 
@@ -34,10 +34,10 @@ RECORDED_VERSIONS = (
 class Workers(Protocol):
     """Several workers that share the shards of a step among them."""
 
-    def share(self, step: Step) -> None:
-        """Have the shards of a step computed; some may be missing afterwards, if workers were lost.
+    def carry_out(self, step: Step) -> StepResult:
+        """Have the shards of a step computed by all, and the step finished by one of them.
 
-        Raises what a worker raised.
+        Raises what a worker raised, and `UserError` if workers are lost again and again.
         """
         ...
 
@@ -57,7 +57,7 @@ def run_steps(
 ) -> list[Manifest]:
     """Carry out the steps of some stages, in order, and return their manifests.
 
-    With `workers` they compute each step's shards first, and this process whatever is left.
+    With `workers` they do the work, and this process only the bookkeeping.
 
     `steps` are all steps of the run: those a carried-out step reads must be finished, with the
     configuration given now. `rebuild` names stages (or `all`) whose stale results are discarded
@@ -100,7 +100,7 @@ def settings_written(run: RunDirectory, config: RunConfig) -> Iterator[None]:
 
 
 def _manifest_texts(run: RunDirectory) -> dict[str, bytes]:
-    return {path.name: path.read_bytes() for path in (run.root / "manifests").glob("*.json")}
+    return {path.name: path.read_bytes() for path in run.manifest_files()}
 
 
 def run_step(
@@ -169,9 +169,7 @@ def _work(step: Step, run: RunDirectory, manifest: Manifest, workers: Workers | 
     started = time.monotonic()
     seconds_before = manifest.seconds or 0.0
     try:
-        if workers is not None and step.share is not None:
-            workers.share(step)
-        result = step.work(run)
+        result = step.work(run) if workers is None else workers.carry_out(step)
     finally:
         spent = seconds_before + time.monotonic() - started
         manifest = replace(manifest, seconds=round(spent, 3))
@@ -210,13 +208,14 @@ def _check_input(step: Step, source: Step, run: RunDirectory, steps: Mapping[str
 
 
 def _has_files(step: Step, run: RunDirectory) -> bool:
-    return any(path.is_file() for folder in step.folders for path in (run.root / folder).rglob("*"))
+    return any(storage.files_below(run.root / folder, "*") for folder in step.folders)
 
 
 def _discard(step: Step, run: RunDirectory) -> None:
     manifest_path(run.root, step.name).unlink(missing_ok=True)
     for folder in step.folders:
-        shutil.rmtree(run.root / folder, ignore_errors=True)
+        storage.remove_tree(run.root / folder)
+        storage.remove_tree(storage.local_beside(run.root) / folder)
 
 
 def _stale_message(step: Step, run: RunDirectory, changes: list[str]) -> str:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from autointerp import explainers as explainer_room
 from autointerp import scorers as scorer_room
+from autointerp import storage
 from autointerp.artifacts import RunDirectory
 from autointerp.config import Latents, RunConfig, parse_table
 from autointerp.errors import UserError, unknown_name
@@ -140,8 +141,7 @@ class ShardProgress:
     def __init__(self, what: str, shards: Sequence[Sequence[int]], model: StoredModel | None) -> None:
         self.model = model
         self._sizes = [len(shard) for shard in shards]
-        self._finished = 0
-        self._shards_asked = 0
+        self._finished = self._begun = self._asked = 0
         unit = "latents" if model is None else "requests"
         self.tracker = Tracker(what, sum(self._sizes) if model is None else None, unit)
 
@@ -157,20 +157,22 @@ class ShardProgress:
             self.model.progress = None
 
     def start(self) -> None:
-        """The next shard is being worked on."""
-        self._shards_asked += 1
+        """The next shard is being worked on; several may be at once."""
+        self._begun += 1
+        self._asked += 1
 
     def finish(self, *, found_done: bool = False) -> None:
         """The next shard is finished, or was found finished."""
         size = self._sizes[self._finished]
         self._finished += 1
+        self._begun -= 0 if found_done else 1
         if self.model is None:
             (self.tracker.skip if found_done else self.tracker.advance)(size)
 
     def _on_reply(self, stats: ModelStats) -> None:
         # What the shards to come will ask is guessed from those begun.
         left = len(self._sizes) - self._finished
-        total = stats.requests + stats.requests * (left - 1) // max(self._shards_asked, 1)
+        total = stats.requests + stats.requests * (left - self._begun) // max(self._asked, 1)
         self.tracker.update(
             stats.stored + stats.duplicates + stats.sent, total, stats.stored + stats.duplicates
         )
@@ -179,9 +181,15 @@ class ShardProgress:
 class Models:
     """The language models of a run, opened when first asked for and shared by equal settings."""
 
-    def __init__(self, config: RunConfig, budget: Budget | None = None) -> None:
+    def __init__(
+        self,
+        config: RunConfig,
+        budget: Budget | None = None,
+        open_store: Callable[[Path], ReplyStore] = ReplyStore,
+    ) -> None:
         self.config = config
         self.budget = budget
+        self._open_store = open_store
         self._backends: dict[str, Any] = {}
         self._opened: list[StoredModel] = []
         self._subject: SteeredSubject | None = None
@@ -200,7 +208,7 @@ class Models:
         key = options.model_dump_json()
         if key not in self._backends:
             self._backends[key] = registry.open_backend(options)
-        store = ReplyStore(reply_store(self.config, run))
+        store = self._open_store(reply_store(self.config, run))
         model = StoredModel(self._backends[key], store, price=price_of(options), budget=self.budget)
         self._opened.append(model)
         return model
@@ -222,20 +230,25 @@ class Models:
         options = registry.parse_model(getattr(self.config.models, role), f"models.{role}")
         return options.result_values()
 
-    def close(self) -> None:
-        """Free the models."""
-        for model in self._opened:
+    def settle(self) -> None:
+        """Close the reply stores, and keep what is loaded: `open` may be called again."""
+        opened, self._opened = self._opened, []
+        for model in opened:
             with suppress(UserError):  # what broke the store was told already, or is when it is closed
                 model.record_use()
             model.store.close()
+
+    def close(self) -> None:
+        """Free the models."""
+        self.settle()
         for backend in self._backends.values():
             backend.close()
-        self._opened, self._backends, self._subject = [], {}, None
+        self._backends, self._subject = {}, None
 
 
 def reply_store(config: RunConfig, run: RunDirectory) -> Path:
-    """The file of stored replies of a run."""
-    return Path(config.models.reply_store or run.root / "replies.sqlite")
+    """The file of stored replies of a run: on this machine also where the run itself is not."""
+    return Path(config.models.reply_store or storage.local_beside(run.root) / "replies.sqlite")
 
 
 def warn_of_small_judge(config: RunConfig) -> None:

@@ -42,6 +42,8 @@ class Step:
     """Dataset folders it owns, relative to the run directory; removed when it is rebuilt."""
     work: Callable[[RunDirectory], StepResult]
     """Computes the shards that are missing. Interrupted anywhere, it may simply be called again."""
+    prepare: Callable[[RunDirectory], object] | None = None
+    """Writes what the shards of all workers depend on; called once before they are shared, if given."""
     share: Callable[[RunDirectory], object] | None = None
     """Computes the shards that a run directory opened as one worker's part takes, so that several workers
     do together what `work` then finds done; None: this step is not shared."""

@@ -145,6 +145,13 @@ def test_settings_that_do_not_exist(override, message):
         gradient_config([override])
 
 
+def test_a_list_of_words_has_no_latents():
+    with pytest.raises(UserError) as caught:
+        gradient_config(["latents=5"])
+    assert "latents_at_once" in str(caught.value)
+    assert "latents" not in str(caught.value).split("accepted: ")[1].split(", ")
+
+
 def test_unknown_mode():
     with pytest.raises(UserError, match="mode"):
         gradient_config(mode="magic")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import threading
@@ -13,6 +14,7 @@ import pytest
 from autointerp.artifacts import RunDirectory
 from autointerp.config import load_config
 from autointerp.engine.pipeline import run_stages
+from autointerp.engine.processes import devices_of, visible
 from autointerp.errors import UserError
 from tests.oracle import Oracle
 from tests.planted import build
@@ -124,6 +126,63 @@ def children() -> list[int]:
             if int(fields[1]) == os.getpid() and "spawn_main" in command:
                 found.append(int(entry.name))
     return found
+
+
+def test_each_worker_sees_a_gpu_of_its_own(run_file, oracle, alone, tmp_path, monkeypatch):
+    """There is no GPU here: what each process would see of them is told, and the work is done on the CPU."""
+    notes = tmp_path / "notes"
+    notes.mkdir()
+    monkeypatch.setenv("NOTES_FOLDER", str(notes))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "GPU-a,GPU-b,GPU-c")
+    devices = "engine={kind='processes', workers=2, threads_per_worker=1, devices=['cuda:0', 'cuda:2']}"
+    run = RunDirectory(tmp_path / "run")
+    run_stages(
+        config_of(run_file, oracle, devices, "dictionary.path='tests.engine.slow:dictionary'"), run, ["cache"]
+    )
+    seen = [json.loads(note.read_text())["device"] for note in notes.iterdir()]
+    assert sorted(seen) == ["GPU-a", "GPU-c"]
+    for name in ("contexts", "activations", "latents"):
+        assert run.dataset(name).read().equals(alone.dataset(name).read()), name
+
+
+def test_a_random_dictionary_is_standardised_once_for_all_workers(run_file, oracle, tmp_path):
+    random = (
+        "dictionary={source='random', hook_point='blocks.1.hook_resid_post', n_latents=24, top_k=3}",
+        "cache.n_tokens=4096",
+    )
+    runs = [RunDirectory(tmp_path / name) for name in ("alone", "shared")]
+    for run, engine in zip(runs, ("engine.kind='local'", PROCESSES), strict=True):
+        run_stages(config_of(run_file, oracle, *random, engine), run, ["cache"])
+    for name in ("contexts", "activations", "latents"):
+        assert runs[0].dataset(name).read().equals(runs[1].dataset(name).read()), name
+
+
+@pytest.mark.parametrize(
+    ("devices", "seen", "expected"),
+    [
+        ("cuda:1", None, "1"),
+        ("cuda:0, cuda:3", None, "0,3"),
+        ("cuda:1", "4,7", "7"),
+        ("cuda:0,cuda:1", "GPU-x,GPU-y", "GPU-x,GPU-y"),
+    ],
+)
+def test_gpus_are_counted_among_those_this_process_sees(devices, seen, expected):
+    assert visible(devices, seen) == expected
+
+
+def test_a_gpu_that_is_not_there_is_refused():
+    with pytest.raises(UserError, match=r"engine\.devices: seen 'cuda:2'.*shows 2; accepted: cuda:0, cuda:1"):
+        visible("cuda:2", "4,7")
+
+
+def test_all_gpus_are_used_in_turn_unless_the_subject_is_told_where_to_run(run_file, oracle, monkeypatch):
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 3)
+    assert devices_of(config_of(run_file, oracle, "subject.device='auto'")) == ["0", "1", "2"]
+    assert devices_of(config_of(run_file, oracle, "subject.device='cpu'")) == []
+    assert devices_of(config_of(run_file, oracle, "subject.device='cuda:1'")) == []
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert devices_of(config_of(run_file, oracle, "subject.device='auto'")) == []
 
 
 def test_a_budget_needs_one_process(run_file, oracle, tmp_path):
