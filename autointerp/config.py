@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -18,9 +19,10 @@ from types import UnionType
 from typing import Annotated, Any, Literal, TypeVar, Union, get_args, get_origin
 
 import tomli_w
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator, model_validator
 
 from autointerp.errors import UserError, nearest
+from autointerp.storage import place, reached
 
 T = TypeVar("T", bound="Section")
 
@@ -274,7 +276,8 @@ class ModelsConfig(Section):
     judge: dict[str, Any] = Field(default_factory=dict)
     """`[models.judge]`: `backend` and its options."""
     reply_store: str | None = not_a_result(None)
-    """File of stored replies; by default `replies.sqlite` in the run directory. Runs may share one."""
+    """File of stored replies; by default `replies.sqlite` in the run directory (on object storage: beside it on this
+    machine). Runs may share one."""
 
 
 class EngineConfig(Section):
@@ -287,12 +290,28 @@ class EngineConfig(Section):
     """Processes or actors, each with its own models."""
     threads_per_worker: Annotated[int, Field(ge=1)] | None = not_a_result(None)
     """Threads of each worker's arithmetic; by default the machine's cores shared among them."""
+    devices: Annotated[list[str], Field(min_length=1)] | None = not_a_result(None)
+    """`processes` only: the GPUs each worker in turn has to itself, as `["cuda:0", "cuda:1"]`, or several each, as
+    `["cuda:0,cuda:1", "cuda:2,cuda:3"]`. By default every GPU in turn, where there are several."""
     address: str | None = not_a_result(None)
-    """`ray` only: address of the cluster, as `auto` or `ray://HOST:PORT`; by default one is started here."""
+    """`ray` only: address of the cluster, as `HOST:6379` or `auto`; by default RAY_ADDRESS, else one is started
+    here."""
     cpus_per_worker: Annotated[float, Field(gt=0)] = not_a_result(1.0)
     """`ray` only: CPUs reserved for each worker."""
     gpus_per_worker: Annotated[float, Field(ge=0)] = not_a_result(0.0)
-    """`ray` only: GPUs reserved for each worker."""
+    """`ray` only: GPUs reserved for each worker, the only ones it sees; 0.5: two workers share one."""
+    wait_seconds: Annotated[float, Field(gt=0)] = not_a_result(300.0)
+    """`ray` only: longest wait for the cluster to give a first worker, at the start and after all were lost."""
+
+    @field_validator("devices")
+    @classmethod
+    def _gpus(cls, value: list[str] | None) -> list[str] | None:
+        for devices in value or []:
+            if not re.fullmatch(r" *cuda:\d+ *(, *cuda:\d+ *)*", devices):
+                raise ValueError(
+                    f"seen {devices!r}; accepted: GPUs as 'cuda:0', or several as 'cuda:0,cuda:1'"
+                )
+        return value
 
 
 class ReportConfig(Section):
@@ -336,14 +355,22 @@ def load_config(path: str | Path, overrides: Sequence[str] = ()) -> RunConfig:
 
     Raises `UserError` for an unreadable file, bad TOML, unknown keys and impossible values.
     """
-    path = Path(path)
+    path = place(path)
     try:
-        table = tomllib.loads(path.read_text(encoding="utf-8"))
+        with reached("RUN", path):
+            table = tomllib.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         near = [str(p) for p in sorted(Path("pipelines").glob("*.toml"))]
         raise UserError(f"RUN: no file {str(path)!r}; recipes here: {', '.join(near) or 'none'}") from None
-    except (OSError, UnicodeDecodeError) as error:
-        raise UserError(f"RUN: cannot read {str(path)!r}: {error}") from None
+    except IsADirectoryError:
+        here = " (RUN_DIR is an option, --run-dir)" if (path / "run.toml").is_file() else ""
+        raise UserError(
+            f"RUN: {str(path)!r} is a folder{here}; accepted: a TOML file, as in pipelines/demo.toml"
+        ) from None
+    except OSError as error:
+        raise UserError(f"RUN: cannot read {str(path)!r}: {error.strerror or error}") from None
+    except UnicodeDecodeError as error:
+        raise UserError(f"RUN: cannot read {str(path)!r}: not text in UTF-8: {error}") from None
     except tomllib.TOMLDecodeError as error:
         raise UserError(f"RUN: {path} is not valid TOML: {error}") from None
     for override in overrides:

@@ -13,6 +13,7 @@ from autointerp.artifacts import DATASETS, Manifest, RunDirectory
 from autointerp.config import RunConfig, load_config
 from autointerp.errors import UserError, unknown_name
 from autointerp.sampling.windows import LatentRecord, TokenTable, Window
+from autointerp.storage import place, reached
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -24,14 +25,18 @@ _HARMLESS = frozenset("\u00a0\u00ad\u200c\u200d\u2009\u202f\u3000")
 
 def open_run(path: str | Path) -> Run:
     """Open a run directory for reading. Raises `UserError` if there is none at `path`."""
-    root = Path(path)
-    if not root.exists():
-        near = [str(p.parent) for p in sorted(root.parent.glob("*/run.toml"))] if root.parent.is_dir() else []
-        raise UserError(f"run: no folder {str(root)!r}; runs beside it: {', '.join(near[:10]) or 'none'}")
-    if not root.is_dir():
-        raise UserError(f"run: {str(root)!r} is a file; accepted: a run directory, as in runs/demo")
-    if not (root / "run.toml").is_file():
-        raise UserError(f"run: {str(root)!r} holds no run.toml; accepted: a run directory, as in runs/demo")
+    root = place(path)
+    with reached("run", root):
+        if not root.exists():
+            above = root.parent
+            near = [str(p.parent) for p in sorted(above.glob("*/run.toml"))] if above.is_dir() else []
+            raise UserError(f"run: no folder {str(root)!r}; runs beside it: {', '.join(near[:10]) or 'none'}")
+        if not root.is_dir():
+            raise UserError(f"run: {str(root)!r} is a file; accepted: a run directory, as in runs/demo")
+        if not (root / "run.toml").is_file():
+            raise UserError(
+                f"run: {str(root)!r} holds no run.toml; accepted: a run directory, as in runs/demo"
+            )
     return Run(root)
 
 

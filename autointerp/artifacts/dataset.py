@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-import os
+import itertools
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import ExitStack
 from pathlib import Path
+from types import TracebackType
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
+from autointerp import storage
+from autointerp.artifacts.finding import Limits, holding
 from autointerp.artifacts.schemas import DATASETS, DatasetSpec
 from autointerp.errors import CorruptArtifactError, UserError
 
 FORMAT_VERSION = "1"
 """Version of the run directory's layout, kept in every shard and manifest."""
+_FEW_SHARDS = 16
+"""Shards of a folder whose footers are all read to find a latent."""
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -24,7 +30,7 @@ def shard_path(folder: Path, index: int) -> Path:
 
 
 def write_shard(path: Path, table: pa.Table, spec: DatasetSpec) -> None:
-    """Write one shard under a temporary name and rename it when it is whole.
+    """Write one shard so that it stands under its name whole or not at all.
 
     The same table gives the same bytes. Raises `UserError` if the folder cannot be written or the
     disk is full; a shard that stands at `path` already is replaced only by a whole one.
@@ -34,32 +40,40 @@ def write_shard(path: Path, table: pa.Table, spec: DatasetSpec) -> None:
 
 
 class ShardWriter:
-    """Writes one shard in pieces; it appears under its name only when the block ends well."""
+    """Writes one shard in pieces; it appears under its name only when the block ends well.
+
+    On this machine it grows under a hidden name and is renamed, on object storage it is put when it is whole.
+    """
 
     def __init__(self, path: Path, spec: DatasetSpec) -> None:
         self.path = path
         self.spec = spec
         self.n_rows = 0
-        self._temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+        self._file = ExitStack()
         self._writer: pq.ParquetWriter | None = None
 
     def __enter__(self) -> ShardWriter:
         try:
-            self.path.parent.mkdir(parents=True, exist_ok=True)
-            schema = self.spec.schema.with_metadata(
-                {"autointerp.dataset": self.spec.name, "autointerp.format": FORMAT_VERSION}
-            )
-            self._writer = pq.ParquetWriter(
-                self._temporary,
-                schema,
-                compression=self.spec.compression,
-                use_dictionary=not self.spec.encodings,
-                column_encoding=dict(self.spec.encodings) or None,
-                sorting_columns=[pq.SortingColumn(_leaf_index(schema, name)) for name in self.spec.sorted_by],
-            )
+            with ExitStack() as opened:
+                temporary = opened.enter_context(storage.whole_file(self.path))
+                self._writer = self._opened(temporary)
+                self._file = opened.pop_all()
         except OSError as error:
             raise _unwritable(self.path, error) from error
         return self
+
+    def _opened(self, file: Path) -> pq.ParquetWriter:
+        schema = self.spec.schema.with_metadata(
+            {"autointerp.dataset": self.spec.name, "autointerp.format": FORMAT_VERSION}
+        )
+        return pq.ParquetWriter(
+            file,
+            schema,
+            compression=self.spec.compression,
+            use_dictionary=not self.spec.encodings,
+            column_encoding=dict(self.spec.encodings) or None,
+            sorting_columns=[pq.SortingColumn(_leaf_index(schema, name)) for name in self.spec.sorted_by],
+        )
 
     def write(self, table: pa.Table) -> None:
         """Append rows (row groups of the dataset's own size)."""
@@ -71,19 +85,21 @@ class ShardWriter:
             raise _unwritable(self.path, error) from error
         self.n_rows += table.num_rows
 
-    def __exit__(self, kind: object, value: object, trace: object) -> None:
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
         assert self._writer is not None
+        failure = value
         try:
             self._writer.close()
-            if kind is None:
-                with open(self._temporary, "rb") as handle:
-                    os.fsync(handle.fileno())
-                os.replace(self._temporary, self.path)
         except OSError as error:
-            if kind is None:
-                raise _unwritable(self.path, error) from error
-        finally:
-            self._temporary.unlink(missing_ok=True)
+            failure = value or error
+        try:
+            self._file.__exit__(None if failure is None else type(failure), failure, trace)
+        except OSError as error:
+            failure = value or error
+        if value is None and isinstance(failure, OSError):
+            raise _unwritable(self.path, failure) from failure
 
 
 class Dataset:
@@ -99,7 +115,7 @@ class Dataset:
     @property
     def shards(self) -> list[Path]:
         """Its shard files, in order."""
-        return sorted(p for p in self.folder.rglob("part-*.parquet") if not p.name.startswith("."))
+        return storage.files_below(self.folder, "part-*.parquet")
 
     @property
     def n_rows(self) -> int:
@@ -118,12 +134,11 @@ class Dataset:
         self, columns: Sequence[str] | None = None, latents: Iterable[int] | None = None
     ) -> Iterator[pa.Table]:
         """One table per shard (shards without any of the asked latents are left out)."""
-        wanted = None if latents is None else np.unique(np.fromiter(latents, dtype=np.int64))
-        for path in self.shards:
-            if wanted is None:
-                yield read_shard(path, self.spec, columns)
-                continue
-            file = _open(path, self.spec)
+        wanted = None if latents is None else np.array(sorted(set(latents)), dtype=np.int64)
+        if wanted is None:
+            yield from (read_shard(path, self.spec, columns) for path in self.shards)
+            return
+        for path, file in self._opened_with(wanted):
             try:
                 groups = _groups_with(file, wanted)
                 if not groups:
@@ -132,9 +147,30 @@ class Dataset:
                 table = file.read_row_groups(groups, columns=read_columns)
             except (pa.ArrowException, OSError) as error:
                 raise _corrupt(path, error) from error
-            table = table.filter(pc.is_in(table.column("latent"), pa.array(wanted, pa.uint32())))
+            table = table.filter(pc.is_in(table.column("latent"), _uint32(wanted)))
             if table.num_rows:
                 yield table if columns is None else table.select(list(columns))
+
+    def _opened_with(self, wanted: np.ndarray) -> Iterator[tuple[Path, pq.ParquetFile]]:
+        """The shards that may hold one of the latents; of each folder only as many are opened as tell which."""
+        for _, paths in itertools.groupby(self.shards, key=lambda path: path.parent):
+            shards = list(paths)
+            files = _Files(shards, self.spec)
+            for index in holding(len(shards), files.limits, wanted, few=_FEW_SHARDS):
+                yield shards[index], files.opened[index]
+
+
+class _Files:
+    """Shards of a folder, opened as they are needed."""
+
+    def __init__(self, shards: Sequence[Path], spec: DatasetSpec) -> None:
+        self.shards, self.spec = shards, spec
+        self.opened: dict[int, pq.ParquetFile] = {}
+
+    def limits(self, index: int) -> Limits | None:
+        """Smallest and largest latent of a shard; None without rows or statistics."""
+        self.opened[index] = _open(self.shards[index], self.spec)
+        return _limits(self.opened[index])
 
 
 def read_shard(path: Path, spec: DatasetSpec, columns: Sequence[str] | None = None) -> pa.Table:
@@ -155,17 +191,27 @@ def read_row_groups_with(path: Path, spec: DatasetSpec, first: int, last: int) -
 
 
 def _groups_with(file: pq.ParquetFile, wanted: np.ndarray) -> list[int]:
+    """Row groups of a shard that may hold one of the latents (ascending)."""
+    return holding(file.metadata.num_row_groups, lambda group: _group_limits(file, group), wanted)
+
+
+def _limits(file: pq.ParquetFile) -> Limits | None:
+    """Smallest and largest latent of a shard; None without rows or statistics."""
+    n = file.metadata.num_row_groups
+    first, last = (_group_limits(file, group) for group in (0, n - 1)) if n else (None, None)
+    return None if first is None or last is None else (first[0], last[1])
+
+
+def _group_limits(file: pq.ParquetFile, group: int) -> Limits | None:
+    """Smallest and largest latent of a row group; None without statistics."""
     column = file.schema_arrow.get_field_index("latent")
-    groups = []
-    for group in range(file.metadata.num_row_groups):
-        statistics = file.metadata.row_group(group).column(column).statistics
-        if statistics is None or not statistics.has_min_max:
-            groups.append(group)
-            continue
-        first = np.searchsorted(wanted, statistics.min)
-        if first < len(wanted) and wanted[first] <= statistics.max:
-            groups.append(group)
-    return groups
+    told = file.metadata.row_group(group).column(column).statistics
+    return None if told is None or not told.has_min_max else (told.min, told.max)
+
+
+def _uint32(values: np.ndarray) -> pa.Array:
+    """Numbers as an Arrow array. (`pa.array` would import pandas, which takes longer than a few latents do.)"""
+    return pa.Array.from_buffers(pa.uint32(), len(values), [None, pa.py_buffer(values.astype(np.uint32))])
 
 
 def check_shard(path: Path, spec: DatasetSpec) -> int:
@@ -180,7 +226,8 @@ def spec_of(name: str) -> DatasetSpec:
 
 def _open(path: Path, spec: DatasetSpec) -> pq.ParquetFile:
     try:
-        file = pq.ParquetFile(path, memory_map=True)
+        with storage.as_os_error():
+            file = pq.ParquetFile(storage.source_of(path), memory_map=True)
     except (pa.ArrowException, OSError) as error:
         raise _corrupt(path, error) from error
     if file.schema_arrow.names != spec.schema.names:
@@ -200,8 +247,12 @@ def _leaf_index(schema: pa.Schema, name: str) -> int:
     return int(index)
 
 
-def _corrupt(path: Path, error: BaseException) -> CorruptArtifactError:
+def _corrupt(path: Path, error: BaseException) -> UserError:
     text = " ".join(str(error).split())
+    if isinstance(error, (PermissionError, TimeoutError, ConnectionError)):
+        return UserError(f"{path}: cannot be read: {error.strerror or text}; mend that and run again")
+    if not isinstance(error, pa.ArrowException) and storage.is_remote(path):
+        return UserError(f"{path}: cannot be read: {text}; run the same command again to go on")
     return CorruptArtifactError(
         f"{path}: damaged or truncated ({text}); remove this file and run its stage again: only this "
         "shard is computed anew"
@@ -209,8 +260,8 @@ def _corrupt(path: Path, error: BaseException) -> CorruptArtifactError:
 
 
 def _unwritable(path: Path, error: OSError) -> UserError:
-    text = error.strerror or " ".join(str(error).split())
+    mend = "mend that" if storage.is_remote(path) else "free space or mend the permissions"
     return UserError(
-        f"{path}: cannot be written: {text}; nothing already written is lost: free space or mend the "
-        "permissions, and run the same command again"
+        f"{path}: cannot be written: {error.strerror or storage.said(error)}; nothing already written is lost: "
+        f"{mend}, and run the same command again"
     )

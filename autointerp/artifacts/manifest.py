@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
+from autointerp import storage
 from autointerp.errors import CorruptArtifactError, UserError
 
 
@@ -50,9 +50,12 @@ def read_manifest(root: Path, step: str) -> Manifest | None:
     """The manifest of a step, or None if it never ran. Raises `CorruptArtifactError` if unreadable."""
     path = manifest_path(root, step)
     try:
-        return Manifest(**json.loads(path.read_text(encoding="utf-8")))
+        with storage.as_os_error():
+            return Manifest(**json.loads(path.read_text(encoding="utf-8")))
     except FileNotFoundError:
         return None
+    except PermissionError as error:
+        raise UserError(f"{path}: cannot be read: {error.strerror or storage.said(error)}") from None
     except (OSError, ValueError, TypeError) as error:
         raise CorruptArtifactError(
             f"{path}: unreadable manifest ({error}); remove it to run the step again"
@@ -60,22 +63,17 @@ def read_manifest(root: Path, step: str) -> Manifest | None:
 
 
 def write_manifest(root: Path, manifest: Manifest) -> None:
-    """Write a manifest whole (temporary name, then rename)."""
+    """Write a manifest, whole or not at all."""
     path = manifest_path(root, manifest.step)
     write_text_whole(path, json.dumps(asdict(manifest), indent=2, sort_keys=True, ensure_ascii=False) + "\n")
 
 
 def write_text_whole(path: Path, text: str) -> None:
-    """Write a text file under a temporary name and rename it. Raises `UserError` if it cannot."""
+    """Write a text file, whole or not at all. Raises `UserError` if it cannot."""
     if not path.name:
         raise UserError(f"{path}: cannot be written: Is a directory")
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary.write_text(text, encoding="utf-8")
-        os.replace(temporary, path)
+        with storage.whole_file(path) as temporary:
+            temporary.write_text(text, encoding="utf-8")
     except OSError as error:
-        raise UserError(f"{path}: cannot be written: {error.strerror}") from None
-    finally:
-        if temporary.parent.is_dir():
-            temporary.unlink(missing_ok=True)
+        raise UserError(f"{path}: cannot be written: {error.strerror or storage.said(error)}") from None

@@ -4,16 +4,16 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
+from autointerp import storage
 from autointerp.artifacts.dataset import Dataset, shard_path
+from autointerp.artifacts.lock import Lock, take
 from autointerp.artifacts.manifest import Manifest, read_manifest
 from autointerp.artifacts.schemas import DATASETS
-from autointerp.errors import UserError, unknown_name
+from autointerp.errors import unknown_name
 
 
 class RunDirectory:
-    """Paths, datasets and manifests of `runs/NAME/`.
+    """Paths, datasets and manifests of `runs/NAME/`, or of a URL on object storage as `s3://bucket/NAME`.
 
     Layout: `run.toml`, `manifests/STEP.json`, `replies.sqlite`, `report/`, `scratch/` (safe to
     remove when nothing runs) and one folder per dataset. Opened as part i of n, it is that of one of n
@@ -21,7 +21,7 @@ class RunDirectory:
     """
 
     def __init__(self, root: str | Path, part: tuple[int, int] = (0, 1)) -> None:
-        self.root = Path(root)
+        self.root = storage.place(root)
         self.part = part
 
     def takes(self, index: int) -> bool:
@@ -30,8 +30,13 @@ class RunDirectory:
 
     @property
     def scratch(self) -> Path:
-        """Folder of intermediate files."""
+        """Folder of intermediate files that every worker sees."""
         return self.root / "scratch"
+
+    @property
+    def local_scratch(self) -> Path:
+        """Folder of intermediate files on this machine: `scratch`, unless the run lies on object storage."""
+        return storage.local_beside(self.root) / "scratch"
 
     def folder(self, dataset: str, *parts: str) -> Path:
         """Folder of a dataset, or of one part of it (as `explanations`, `default`)."""
@@ -53,14 +58,16 @@ class RunDirectory:
 
     def steps(self) -> list[str]:
         """Steps that have a manifest, sorted."""
-        folder = self.root / "manifests"
-        names = sorted(p.stem for p in folder.glob("*.json") if not p.name.startswith("."))
         steps = []
-        for name in names:
+        for name in sorted(path.stem for path in self.manifest_files()):
             manifest = read_manifest(self.root, name)
             if manifest is not None:
                 steps.append(manifest.step)
         return steps
+
+    def manifest_files(self) -> list[Path]:
+        """The files of all manifests."""
+        return storage.files_below(self.root / "manifests", "*.json")
 
     def is_complete(self, step: str) -> bool:
         """Whether a step is finished and all its shards are there."""
@@ -69,26 +76,17 @@ class RunDirectory:
 
     def missing_shards(self, manifest: Manifest) -> list[Path]:
         """Shards a finished step wrote that are no longer there."""
-        return [
-            path
-            for folder, n_shards in manifest.n_shards.items()
-            for index in range(n_shards)
-            if not (path := shard_path(self.root / folder, index)).exists()
-        ]
+        missing = []
+        for folder, n_shards in manifest.n_shards.items():
+            there = set(storage.files_below(self.root / folder, "part-*.parquet"))
+            shards = (shard_path(self.root / folder, index) for index in range(n_shards))
+            missing += [path for path in shards if path not in there]
+        return missing
 
-    def lock(self) -> FileLock:
+    def lock(self) -> Lock:
         """Take the right to write, until the returned lock is released or the process ends.
 
-        Raises `UserError` if the directory cannot be written or another process holds it.
+        Raises `UserError` if the directory cannot be written or another process holds it; see
+        `autointerp.artifacts.lock`.
         """
-        try:
-            self.root.mkdir(parents=True, exist_ok=True)
-            lock = FileLock(self.root / ".lock")
-            lock.acquire(timeout=0)
-        except Timeout:
-            raise UserError(
-                f"RUN_DIR: {self.root} is in use by another process; wait for it to end, or choose another RUN_DIR"
-            ) from None
-        except OSError as error:
-            raise UserError(f"RUN_DIR: {self.root} cannot be written: {error.strerror}") from None
-        return lock
+        return take(self.root)
