@@ -139,11 +139,11 @@ ACTIVATIONS = DatasetSpec(
     name="activations",
     row="one non-zero activation at an unmasked position",
     sorted_by=("latent", "context", "position"),
-    rows_per_group=131_072,
+    rows_per_group=32_768,
     encodings={
         "latent": "DELTA_BINARY_PACKED",
         "context": "DELTA_BINARY_PACKED",
-        "position": "PLAIN",
+        "position": "BYTE_STREAM_SPLIT",
         "activation": "BYTE_STREAM_SPLIT",
     },
     schema=pa.schema(
@@ -183,7 +183,7 @@ LATENTS = DatasetSpec(
     name="latents",
     row="one latent of the dictionary, dead ones included",
     sorted_by=("latent",),
-    rows_per_group=16_384,
+    rows_per_group=2_048,
     schema=pa.schema(
         [
             _LATENT,
@@ -235,7 +235,7 @@ EXAMPLES = DatasetSpec(
     name="examples",
     row="one window of text for one latent",
     sorted_by=("latent", "example"),
-    rows_per_group=4_096,
+    rows_per_group=2_048,
     schema=pa.schema(
         [
             _LATENT,

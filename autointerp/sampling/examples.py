@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import Any
 
@@ -14,24 +13,26 @@ from numpy.typing import NDArray
 
 from autointerp.artifacts.schemas import EXAMPLES
 from autointerp.config import SampleConfig
+from autointerp.sampling.corpus import SPLITS, Block, Corpus
+from autointerp.sampling.draw import deciles, draw, places_in_runs
 from autointerp.sampling.places import tickets
 from autointerp.sampling.select import (
-    Spans,
-    deciles,
-    draw,
+    beside_neighbours,
     is_apart,
     is_silent,
-    neighbour_spans,
-    silent_spans,
+    random_silent,
     tile_spans,
     trigger_spans,
     window_activations,
 )
-from autointerp.sampling.similar import SimilarTiles, best
+from autointerp.sampling.similar import SimilarTiles
 
-SPLITS = ("train", "test")
 KINDS = ("activating", "random", "neighbour", "similar", "unread")
 """Kinds of windows in the order they are drawn: none overlaps an earlier one, `unread` aside."""
+_CANDIDATES = 6
+"""Similar tiles looked at for each one asked, before all of them are."""
+_COMPARED_WHOLE = 64
+"""Latents compared with all tiles at a time."""
 
 
 class Stream(IntEnum):
@@ -42,80 +43,12 @@ class Stream(IntEnum):
     NEIGHBOUR = 3
     UNREAD = 4
     SIMILAR_POOL = 5
+    DRAWN = 8
+    QUOTA = 9
 
     def generator(self, seed: int, split: str, latent: int = 0) -> np.random.Generator:
         """The generator keyed by (seed, latent, purpose, split)."""
         return np.random.default_rng([seed, latent, int(self), SPLITS.index(split)])
-
-
-@dataclass(frozen=True, kw_only=True)
-class Corpus:
-    """All contexts of a run, of equal length."""
-
-    tokens: NDArray[np.uint32]
-    """Token ids, [n_contexts, context_size]."""
-    is_test: NDArray[np.bool_]
-    """Whether each context belongs to the test split, [n_contexts]."""
-    reach: Reach | None = None
-    """How far each latent's activations are known; None: everywhere."""
-
-    @property
-    def context_size(self) -> int:
-        """Tokens per context."""
-        return int(self.tokens.shape[1])
-
-    def contexts_of(self, split: str) -> NDArray[np.int64]:
-        """Indices of the contexts of a split."""
-        return np.flatnonzero(self.is_test == (split == "test"))
-
-    def known_contexts(self, split: str, latent: int) -> NDArray[np.int64]:
-        """Indices of the contexts of a split of which it is known where the latent is active."""
-        contexts = self.contexts_of(split)
-        return contexts if self.reach is None else contexts[self.reach.knows(latent, split, contexts)]
-
-
-@dataclass(frozen=True, kw_only=True)
-class Reach:
-    """In which contexts each latent's activations are known (see `autointerp.sampling.reservoir`)."""
-
-    priority: NDArray[np.uint64]
-    """Of each context, [n_contexts]."""
-    through: NDArray[np.uint64]
-    """Last priority known of each latent, train and test, [n_latents, 2]."""
-
-    def knows(self, latent: int, split: str, contexts: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Of some contexts of a split, whether the latent's activations are known; outside them they may be
-        known of its strongest contexts only."""
-        known: NDArray[np.bool_] = self.priority[contexts] <= self.through[latent, SPLITS.index(split)]
-        return known
-
-
-@dataclass(frozen=True, kw_only=True)
-class LatentActivations:
-    """One latent's non-zero activations, sorted by (context, position)."""
-
-    latent: int
-    context: NDArray[np.int64]
-    position: NDArray[np.int64]
-    activation: NDArray[np.float32]
-
-
-def latents_of(table: pa.Table) -> Iterator[LatentActivations]:
-    """The latents of an `activations` table (sorted as its schema says), one after another."""
-    latent = table.column("latent").to_numpy()
-    context = table.column("context").to_numpy().astype(np.int64)
-    position = table.column("position").to_numpy().astype(np.int64)
-    activation = table.column("activation").to_numpy()
-    if len(latent) == 0:
-        return
-    starts = np.flatnonzero(np.r_[True, latent[1:] != latent[:-1]])
-    for first, last in zip(starts, [*starts[1:], len(latent)], strict=True):
-        yield LatentActivations(
-            latent=int(latent[first]),
-            context=context[first:last],
-            position=position[first:last],
-            activation=activation[first:last],
-        )
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -135,7 +68,7 @@ def n_asked(config: SampleConfig, split: str, kind: str) -> int:
 
 
 def sample_latents(
-    block: Sequence[LatentActivations],
+    block: Block,
     neighbours: NDArray[np.int64],
     *,
     corpus: Corpus,
@@ -148,263 +81,255 @@ def sample_latents(
     `neighbours` [len(block), k] are the latents' nearest ones, nearest first, -1 for none. Random
     streams are keyed by (seed, latent): neither sharding nor the cut into blocks changes the result.
     """
-    drawn = {}
-    activating = _Activating(block, corpus, config, seed)
+    active = _Active(block, corpus, config, seed)
+    drawn = []
     for split in SPLITS:
-        latents = [_Latent(activating, row, split) for row in range(len(block))]
-        tiles, places = pools.similar.get(split), pools.places.get(split)
-        cosines = None if tiles is None else _cosines(latents, tiles)
-        for row, latent in enumerate(latents):
-            latent.draw_random()
-            if places is not None:
-                latent.draw_neighbours(places, neighbours[row][neighbours[row] >= 0])
-            if tiles is not None and cosines is not None:
-                latent.draw_similar(tiles, cosines[row])
-            latent.draw_unread()
-        drawn[split] = latents
-    parts = [part for pair in zip(*drawn.values(), strict=True) for one in pair for part in one.parts]
-    return _table(parts, corpus, config.window_tokens)
+        windows = _Windows(active, split)
+        windows.draw_activating()
+        windows.draw_random()
+        if (places := pools.places.get(split)) is not None:
+            windows.draw_neighbours(places, neighbours)
+        if (tiles := pools.similar.get(split)) is not None:
+            windows.draw_similar(tiles)
+        windows.draw_unread()
+        drawn += windows.parts
+    return _table(drawn, active)
 
 
 @dataclass(frozen=True, kw_only=True)
 class _Part:
-    """The windows of one latent, split and kind."""
+    """The windows of one split and kind, by row of the block."""
 
-    latent: int
     split: str
     kind: str
-    spans: Spans
-    decile: NDArray[np.uint8] | None
-    source: NDArray[np.int64] | None
-    values: NDArray[np.float32]
+    row: NDArray[np.int64]
+    begin: NDArray[np.int64]
+    decile: NDArray[np.uint8] | None = None
+    source: NDArray[np.int64] | None = None
 
 
-class _Activating:
+class _Active:
     """Activations of a block of latents and the windows that hold them, all latents and splits at once.
 
-    Row r of the block has contexts of its own: what is context c elsewhere is r * n_contexts + c here.
+    Row r of the block has places of its own: what is code c elsewhere is r * row_size + c here.
     """
 
-    def __init__(
-        self, block: Sequence[LatentActivations], corpus: Corpus, config: SampleConfig, seed: int
-    ) -> None:
-        self.latents = [one.latent for one in block]
+    def __init__(self, block: Block, corpus: Corpus, config: SampleConfig, seed: int) -> None:
+        self.latent, self.activation = block.latent, block.activation
         self.corpus, self.config, self.seed = corpus, config, seed
         self.where = {"window": config.window_tokens, "context_size": corpus.context_size}
-        row = np.repeat(np.arange(len(block)), [len(one.context) for one in block])
-        context = np.concatenate([one.context for one in block])
-        position = np.concatenate([one.position for one in block])
-        self.activation = np.concatenate([one.activation for one in block])
-        code = context * corpus.context_size + position
-        ours = row * len(corpus.tokens) + context
-        self.code = ours * corpus.context_size + position
+        self.row_size = corpus.tokens.size
+        n_contexts = len(corpus.tokens)
+        code = block.context * corpus.context_size + block.position
+        ours = block.row * n_contexts + block.context
+        self.code = block.row * self.row_size + code
         if config.placement == "tile":
-            spans = tile_spans(ours, position, self.activation, **self.where)
+            spans = tile_spans(ours, block.position, block.activation, **self.where)
         else:
-            ticket = tickets(seed, np.repeat(self.latents, np.bincount(row)), code, Stream.ACTIVATING)
             spans = trigger_spans(
                 ours,
-                position,
-                self.activation,
+                block.position,
+                block.activation,
                 trigger_position=config.trigger_position,
-                ticket=ticket,
+                ticket=tickets(seed, block.latent[block.row], code, Stream.ACTIVATING),
                 **self.where,
             )
-        order, self._activations = self._by_split(ours)
-        self._codes = code[order]
-        order, self._windows = self._by_split(spans.context)
-        self._spans = spans.take(order)
+        order = np.argsort(spans.context * corpus.context_size + spans.start)
+        self.begin = (spans.context * corpus.context_size + spans.start)[order]
+        self.row, self.context = np.divmod(spans.context[order], n_contexts)
+        self.peak = spans.peak[order]
 
-    def codes(self, row: int, split: str) -> NDArray[np.int64]:
-        """Codes of a latent's activations in a split, sorted."""
-        codes: NDArray[np.int64] = self._codes[self._activations[2 * row + SPLITS.index(split)]]
-        return codes
-
-    def draw(self, row: int, split: str) -> tuple[Spans, NDArray[np.uint8]]:
-        """Windows drawn for a latent by the split's strategy, and their deciles."""
-        spans = self._spans.take(self._windows[2 * row + SPLITS.index(split)])
-        strategy = self.config.train_strategy if split == "train" else self.config.test_strategy
-        rng = Stream.ACTIVATING.generator(self.seed, split, self.latents[row])
-        here = replace(spans, context=spans.context - row * len(self.corpus.tokens))
-        fair = None
-        if self.corpus.reach is not None:
-            fair = self.corpus.reach.knows(self.latents[row], split, here.context)
-        chosen = draw(spans.peak, n_asked(self.config, split, "activating"), strategy, rng, fair)
-        return here.take(chosen), deciles(spans.peak, fair)[chosen]
-
-    def values(self, row: int, spans: Spans) -> NDArray[np.float32]:
-        """A latent's activation at each token of windows, [len(spans), window]."""
-        mine = replace(spans, context=spans.context + row * len(self.corpus.tokens))
-        return window_activations(self.code, self.activation, mine, **self.where)
-
-    def _by_split(self, context: NDArray[np.int64]) -> tuple[NDArray[np.int64], list[slice]]:
-        """The order by (row, split), and the slice of each pair in that order."""
-        n_contexts = len(self.corpus.tokens)
-        key = context // n_contexts * 2 + self.corpus.is_test[context % n_contexts]
-        order = np.argsort(key, kind="stable")
-        edges = np.searchsorted(key[order], np.arange(2 * len(self.latents) + 1))
-        return order, [slice(first, last) for first, last in itertools.pairwise(edges.tolist())]
+    def tokens(self, begin: NDArray[np.int64]) -> NDArray[np.uint32]:
+        """Token ids of windows, [len(begin), window]."""
+        windows = np.lib.stride_tricks.sliding_window_view(
+            self.corpus.tokens.reshape(-1), self.config.window_tokens
+        )
+        tokens: NDArray[np.uint32] = windows[begin % self.row_size]
+        return tokens
 
 
-class _Latent:
-    """One latent in one split: its activating windows, and the others as they are asked for."""
+class _Windows:
+    """The windows of a block of latents in one split, as they are asked for."""
 
-    def __init__(self, activating: _Activating, row: int, split: str) -> None:
-        self.activating, self.row = activating, row
-        self.latent, self.split = activating.latents[row], split
-        self.corpus, self.config, self.seed = activating.corpus, activating.config, activating.seed
-        self.where = activating.where
-        self.codes = activating.codes(row, split)
+    def __init__(self, active: _Active, split: str) -> None:
+        self.active, self.split, self.side = active, split, SPLITS.index(split)
+        self.corpus, self.config, self.seed = active.corpus, active.config, active.seed
+        self.where, self.row_size = active.where, active.row_size
         self.parts: list[_Part] = []
         self.taken = np.empty(0, dtype=np.int64)
-        spans, decile = activating.draw(row, split)
-        self._add("activating", spans, decile=decile)
+
+    def draw_activating(self) -> None:
+        """Windows in which a latent is active, by the split's strategy."""
+        active = self.active
+        here = np.flatnonzero(self.corpus.is_test[active.context] == bool(self.side))
+        row, peak, latent = active.row[here], active.peak[here], active.latent[active.row[here]]
+        fair = None
+        if self.corpus.reach is not None:
+            fair = self.corpus.reach.knows(latent, self.split, active.context[here])
+        decile_of = np.arange(10) * 2 + self.side
+        chosen = draw(
+            row,
+            peak,
+            self._n("activating"),
+            self.config.train_strategy if self.split == "train" else self.config.test_strategy,
+            tickets(self.seed, latent, active.begin[here] % self.row_size, Stream.DRAWN),
+            tickets(self.seed, active.latent[:, None], decile_of[None], Stream.QUOTA),
+            fair,
+        )
+        self._add(
+            "activating", row[chosen], active.begin[here[chosen]], decile=deciles(row, peak, fair)[chosen]
+        )
 
     def draw_random(self) -> None:
         """Silent windows drawn uniformly over the contexts of the split."""
-        if n := self._n("random"):
-            contexts = self.corpus.known_contexts(self.split, self.latent)
-            self._add(
-                "random",
-                silent_spans(
-                    self.codes,
-                    contexts=contexts,
-                    n=n,
-                    taken=self.taken,
-                    rng=self._rng(Stream.RANDOM),
-                    **self.where,
-                ),
-            )
+        if not self._n("random"):
+            return
+        latent = self.active.latent
+        contexts, n_known = self.corpus.known_first(self.split, latent)
+        row, begin = random_silent(
+            self.active.code,
+            row_size=self.row_size,
+            contexts=contexts,
+            n_known=n_known,
+            n=self._n("random"),
+            taken=self.taken,
+            ticket=lambda row, i: tickets(self.seed, latent[row], i * 2 + self.side, Stream.RANDOM),
+            **self.where,
+        )
+        self._add("random", row, begin)
 
     def draw_neighbours(self, places: NDArray[np.int64], neighbours: NDArray[np.int64]) -> None:
-        """Silent windows around activations of the neighbours (nearest first)."""
-        near = places[neighbours]
+        """Silent windows around activations of the neighbours (nearest first, -1 for none)."""
+        latent = self.active.latent[:, None, None]
+        near = np.where((neighbours >= 0)[:, :, None], places[neighbours], -1)
         if (reach := self.corpus.reach) is not None:
             context = np.maximum(near, 0) // self.corpus.context_size
-            near = np.where(reach.knows(self.latent, self.split, context), near, -1)
-        spans, whose = neighbour_spans(
-            self.codes,
+            near = np.where(reach.knows(latent, self.split, context), near, -1)
+        row, begin, whose = beside_neighbours(
+            self.active.code,
+            row_size=self.row_size,
             places=near,
             n=self._n("neighbour"),
             trigger_position=None if self.config.placement == "tile" else self.config.trigger_position,
             taken=self.taken,
-            rng=self._rng(Stream.NEIGHBOUR),
+            ticket=tickets(self.seed, latent, near, Stream.NEIGHBOUR),
             **self.where,
         )
-        self._add("neighbour", spans, source=neighbours[whose])
+        self._add("neighbour", row, begin, source=neighbours[row, whose])
 
-    def draw_similar(self, tiles: SimilarTiles, cosine: NDArray[np.float32]) -> None:
-        """Silent tiles with the largest `cosine` [n_tiles]."""
-        window, reach = self.config.window_tokens, self.corpus.reach
+    def draw_similar(self, tiles: SimilarTiles) -> None:
+        """Silent tiles that are most like the activating windows."""
+        n, n_rows = self._n("similar"), len(self.active.latent)
+        if n == 0:
+            return
+        own = self.parts[0]
+        queries = tiles.queries(self.active.tokens(own.begin), own.row, n_rows)
+        rows, begins = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+        for row, tile, _ in tiles.nearest(queries, _CANDIDATES * n):
+            chosen = self._allowed(row, tiles.code[tile], n)
+            rows.append(row[chosen])
+            begins.append(row[chosen] * self.row_size + tiles.code[tile[chosen]])
+        row, begin = np.concatenate(rows), np.concatenate(begins)
+        # Around the few latents that fire in most of what is like them, all tiles are looked at.
+        lacking = np.flatnonzero((np.bincount(row, minlength=n_rows) < n) & (np.diff(queries.indptr) > 0))
+        kept = ~np.isin(row, lacking)
+        rows, begins = [row[kept]], [begin[kept]]
+        for first in range(0, len(lacking), _COMPARED_WHOLE):
+            some = lacking[first : first + _COMPARED_WHOLE]
+            cosine = (queries[some] @ tiles.vectors.T).toarray()
+            order = np.argsort(-cosine, axis=1, kind="stable")
+            positive = np.take_along_axis(cosine, order, axis=1) > 0
+            row, tile = np.repeat(some, positive.sum(axis=1)), order[positive]
+            chosen = self._allowed(row, tiles.code[tile], n)
+            rows.append(row[chosen])
+            begins.append(row[chosen] * self.row_size + tiles.code[tile[chosen]])
+        row, begin = np.concatenate(rows), np.concatenate(begins)
+        order = np.argsort(row, kind="stable")
+        self._add("similar", row[order], begin[order])
 
-        def allowed(code: NDArray[np.int64]) -> NDArray[np.bool_]:
-            free = is_silent(self.codes, code, window) & is_apart(code, self.taken, window)
-            if reach is None:
-                return free
-            return free & reach.knows(self.latent, self.split, code // self.corpus.context_size)
-
-        chosen = best(cosine, tiles.code, self._n("similar"), allowed)
-        self._add("similar", Spans.silent_at(tiles.code[chosen], self.corpus.context_size))
+    def _allowed(self, row: NDArray[np.int64], code: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+        """Indices of the first `n` tiles of each row that are silent, apart from what is taken and known."""
+        begin, window = row * self.row_size + code, self.config.window_tokens
+        free = is_silent(self.active.code, begin, window) & is_apart(begin, self.taken, window)
+        if (reach := self.corpus.reach) is not None:
+            free &= reach.knows(self.active.latent[row], self.split, code // self.corpus.context_size)
+        index = np.flatnonzero(free)
+        return index[places_in_runs(row[index]) < n]
 
     def draw_unread(self) -> None:
         """Windows drawn uniformly without looking at anything, at distinct places."""
         if not self._n("unread"):
             return
-        contexts = self.corpus.known_contexts(self.split, self.latent)
+        contexts, n_known = self.corpus.known_first(self.split, self.active.latent)
         starts = self.corpus.context_size - self.config.window_tokens + 1
-        if n := min(self._n("unread"), len(contexts) * starts):
-            at = self._rng(Stream.UNREAD).choice(len(contexts) * starts, size=n, replace=False)
+        rows, begins = [], []
+        for row, latent in enumerate(self.active.latent.tolist()):
+            rng = Stream.UNREAD.generator(self.seed, self.split, latent)
+            n = min(self._n("unread"), int(n_known[row]) * starts)
+            at = rng.choice(int(n_known[row]) * starts, size=n, replace=False)
             code = contexts[at // starts] * self.corpus.context_size + at % starts
-            spans = Spans.silent_at(code, self.corpus.context_size)
-            self._add("unread", spans)
+            rows.append(np.full(n, row))
+            begins.append(row * self.row_size + code)
+        self._add("unread", np.concatenate(rows), np.concatenate(begins))
 
     def _add(
         self,
         kind: str,
-        spans: Spans,
+        row: NDArray[np.int64],
+        begin: NDArray[np.int64],
         decile: NDArray[np.uint8] | None = None,
         source: NDArray[np.int64] | None = None,
     ) -> None:
-        values = np.zeros((len(spans), self.config.window_tokens), dtype=np.float32)
-        if kind in ("activating", "unread"):
-            values = self.activating.values(self.row, spans)
-        if kind == "unread":
-            spans = replace(spans, peak=values.max(axis=1))
-        begin = spans.context * self.corpus.context_size + spans.start
         self.taken = np.sort(np.concatenate([self.taken, begin]))
         self.parts.append(
-            _Part(
-                latent=self.latent,
-                split=self.split,
-                kind=kind,
-                spans=spans,
-                decile=decile,
-                source=source,
-                values=values,
-            )
+            _Part(split=self.split, kind=kind, row=row, begin=begin, decile=decile, source=source)
         )
 
     def _n(self, kind: str) -> int:
         return n_asked(self.config, self.split, kind)
 
-    def _rng(self, stream: Stream) -> np.random.Generator:
-        return stream.generator(self.seed, self.split, self.latent)
 
-
-def _cosines(latents: Sequence[_Latent], tiles: SimilarTiles) -> NDArray[np.float32]:
-    """Cosine of each latent's activating windows with each tile, [len(latents), n_tiles]."""
-    tokens = [
-        _tokens(latent.parts[0].spans, latent.corpus, latent.config.window_tokens) for latent in latents
-    ]
-    whose = np.repeat(np.arange(len(latents)), [len(t) for t in tokens])
-    return tiles.cosines(np.concatenate(tokens), whose, len(latents))
-
-
-def _tokens(spans: Spans, corpus: Corpus, window: int) -> NDArray[np.uint32]:
-    """Token ids of windows, [len(spans), window]."""
-    tokens: NDArray[np.uint32] = corpus.tokens[
-        spans.context[:, None], spans.start[:, None] + np.arange(window)
-    ]
-    return tokens
-
-
-def _table(parts: Sequence[_Part], corpus: Corpus, window: int) -> pa.Table:
-    """Parts, sorted by latent, as rows of `examples`."""
-    sizes = [len(part.spans) for part in parts]
-    spans = Spans(
-        context=np.concatenate([part.spans.context for part in parts]),
-        start=np.concatenate([part.spans.start for part in parts]),
-        peak=np.concatenate([part.spans.peak for part in parts]),
-    )
-    latent = np.repeat([part.latent for part in parts], sizes)
-    _, first, n_windows = np.unique(latent, return_index=True, return_counts=True)
-    offsets = pa.array(np.arange(len(spans) + 1, dtype=np.int32) * window)
+def _table(parts: Sequence[_Part], active: _Active) -> pa.Table:
+    """Parts as rows of `examples`: by latent, and as they come within one."""
+    window, size = active.config.window_tokens, active.corpus.context_size
+    sizes = [len(part.row) for part in parts]
+    row, begin = np.concatenate([p.row for p in parts]), np.concatenate([p.begin for p in parts])
+    order = np.argsort(row, kind="stable")
+    row, begin = row[order], begin[order]
+    kind = np.repeat([KINDS.index(part.kind) for part in parts], sizes)[order]
+    split = np.repeat([SPLITS.index(part.split) for part in parts], sizes)[order]
+    read = np.flatnonzero((kind == KINDS.index("activating")) | (kind == KINDS.index("unread")))
+    values = np.zeros((len(row), window), dtype=np.float32)
+    values[read] = window_activations(active.code, active.activation, begin[read], window)
+    peak = np.zeros(len(row), dtype=np.float32)
+    peak[read] = values[read].max(axis=1, initial=0.0)
+    context, start = np.divmod(begin % active.row_size, size)
+    offsets = pa.array(np.arange(len(row) + 1, dtype=np.int32) * window)
     columns = {
-        "latent": latent,
-        "example": np.arange(len(spans)) - np.repeat(first, n_windows),
-        "split": _repeated([part.split for part in parts], sizes),
-        "kind": _repeated([part.kind for part in parts], sizes),
-        "source_latent": _nullable([part.source for part in parts], sizes, pa.uint32()),
-        "decile": _nullable([part.decile for part in parts], sizes, pa.uint8()),
-        "context": spans.context,
-        "start": spans.start,
-        "tokens": pa.ListArray.from_arrays(offsets, pa.array(_tokens(spans, corpus, window).ravel())),
-        "activations": pa.ListArray.from_arrays(
-            offsets, pa.array(np.concatenate([part.values.ravel() for part in parts]))
-        ),
-        "max_activation": spans.peak,
+        "latent": active.latent[row],
+        "example": places_in_runs(row),
+        "split": _named(split, SPLITS),
+        "kind": _named(kind, KINDS),
+        "source_latent": _nullable([part.source for part in parts], sizes, order, pa.uint32()),
+        "decile": _nullable([part.decile for part in parts], sizes, order, pa.uint8()),
+        "context": context,
+        "start": start,
+        "tokens": pa.ListArray.from_arrays(offsets, pa.array(active.tokens(begin).reshape(-1))),
+        "activations": pa.ListArray.from_arrays(offsets, pa.array(values.reshape(-1))),
+        "max_activation": peak,
     }
     return pa.table(columns).cast(EXAMPLES.schema)
 
 
-def _repeated(texts: Sequence[str], sizes: Sequence[int]) -> pa.Array:
-    """Each text as often as its size says."""
-    names, index = np.unique(texts, return_inverse=True)
-    return pa.DictionaryArray.from_arrays(np.repeat(index, sizes), names.tolist()).cast(pa.string())
+def _named(index: NDArray[np.int64], names: Sequence[str]) -> pa.Array:
+    """Names by their index."""
+    return pa.DictionaryArray.from_arrays(index, list(names)).cast(pa.string())
 
 
-def _nullable(arrays: Sequence[NDArray[Any] | None], sizes: Sequence[int], kind: pa.DataType) -> pa.Array:
-    """Arrays one after another; null where there is none."""
+def _nullable(
+    arrays: Sequence[NDArray[Any] | None], sizes: Sequence[int], order: NDArray[np.int64], kind: pa.DataType
+) -> pa.Array:
+    """Arrays one after another, in another order; null where there is none."""
     filled = [np.zeros(n, np.int64) if a is None else a for a, n in zip(arrays, sizes, strict=True)]
     absent = np.repeat([a is None for a in arrays], sizes)
-    return pa.array(np.concatenate(filled), mask=absent).cast(kind)
+    return pa.array(np.concatenate(filled)[order], mask=absent[order]).cast(kind)

@@ -55,12 +55,13 @@ def tickets(
 ) -> NDArray[np.uint64]:
     """Uniform 64-bit numbers that depend on all four values (the finaliser of splitmix64, repeated)."""
     # Unsigned arithmetic wraps around, which is what a hash wants.
-    start = _mix(np.array([seed % 2**64, stream], dtype=np.uint64))
-    keyed = _mix(latent.astype(np.uint64) + (start[0] ^ _mix(start[1:])))
-    return _mix(keyed + code.astype(np.uint64))
+    start = mix(np.array([seed % 2**64, stream], dtype=np.uint64))
+    keyed = mix(latent.astype(np.uint64) + (start[0] ^ mix(start[1:])))
+    return mix(keyed + code.astype(np.uint64))
 
 
-def _mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+def mix(x: NDArray[np.uint64]) -> NDArray[np.uint64]:
+    """The finaliser of splitmix64: a one-to-one scrambling of 64 bits."""
     x = x + np.uint64(0x9E3779B97F4A7C15)
     x = (x ^ (x >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     x = (x ^ (x >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)

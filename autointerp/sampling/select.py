@@ -1,18 +1,22 @@
-"""Choosing windows for one latent: where they lie, which are drawn, and windows where it is silent.
+"""Where windows lie, for a block of latents at once: around activations, and where a latent is silent.
 
 Activations are sorted by (context, position); several latents are told apart by contexts of their own.
+Places are codes, context * context_size + position; row r of a block has the codes from r * row_size on.
 Windows of a latent and split never overlap one another, so that no token is shown twice.
 """
 
 from __future__ import annotations
 
-from bisect import bisect_left
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from autointerp.config import Strategy
+from autointerp.sampling.draw import places_in_runs
+
+_ROUNDS = 43
+"""Rounds of about one and a half times the windows asked, after which a latent has no more silent ones."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,15 +30,6 @@ class Spans:
 
     def __len__(self) -> int:
         return len(self.context)
-
-    @classmethod
-    def silent_at(cls, codes: NDArray[np.int64], context_size: int) -> Spans:
-        """Windows without activation that begin at `codes` = context * context_size + start."""
-        return cls(
-            context=codes // context_size,
-            start=codes % context_size,
-            peak=np.zeros(len(codes), dtype=np.float32),
-        )
 
     def take(self, index: NDArray[np.int64] | slice) -> Spans:
         """Some of the windows, in the order of `index`."""
@@ -91,193 +86,165 @@ def trigger_spans(
     return Spans(context=context_kept, start=start_kept, peak=_segment_max(activation, first, last))
 
 
-def deciles(peak: NDArray[np.float32], fair: NDArray[np.bool_] | None = None) -> NDArray[np.uint8]:
-    """Decile of each value by rank, 1 weakest to 10 strongest (ties in order of appearance).
-
-    With `fair` [n] ranks count those values only, a uniform sample, and the others are placed among them.
-    """
-    if fair is not None and not fair.all():
-        measured = np.sort(peak[fair])
-        below = np.minimum(np.searchsorted(measured, peak), max(len(measured) - 1, 0))
-        return (1 + below * 10 // max(len(measured), 1)).astype(np.uint8)
-    rank = np.empty(len(peak), dtype=np.int64)
-    rank[np.argsort(peak, kind="stable")] = np.arange(len(peak))
-    return (1 + rank * 10 // max(len(peak), 1)).astype(np.uint8)
-
-
-def draw(
-    peak: NDArray[np.float32],
-    n: int,
-    strategy: Strategy,
-    rng: np.random.Generator,
-    fair: NDArray[np.bool_] | None = None,
-) -> NDArray[np.int64]:
-    """Indices of at most `n` windows, strongest first.
-
-    The strongest come from all windows, what is drawn by chance from those in `fair` [n_windows] (a uniform
-    sample; None: all).
-
-    `top`: the strongest. `random`: uniformly. `quantiles`: as many from each decile of `peak`, what
-    a thin decile lacks filled up at random. `mixed`: half `top`, the rest `quantiles` of what is left.
-    `importance`: one after another with probability in proportion to the square of `peak`, as SAEBench
-    draws them. `top_importance`: half `top`, the rest `importance` of what is left.
-    """
-    drawn_from = np.arange(len(peak)) if fair is None else np.flatnonzero(fair)
-    strongest = np.argsort(-peak, kind="stable")
-    if strategy == "top":
-        chosen = strongest[:n]
-    elif strategy == "random":
-        chosen = rng.choice(drawn_from, size=min(n, len(drawn_from)), replace=False)
-    elif strategy in ("quantiles", "importance"):
-        chosen = _draw_by_peak(strategy, peak, drawn_from, n, rng)
-    else:
-        top = strongest[: min(n, len(peak)) // 2]
-        rest = np.setdiff1d(drawn_from, top)
-        kind = "quantiles" if strategy == "mixed" else "importance"
-        chosen = np.concatenate([top, _draw_by_peak(kind, peak, rest, min(n, len(peak)) - len(top), rng)])
-    return chosen[np.lexsort((chosen, -peak[chosen]))].astype(np.int64)
-
-
-def silent_spans(
+def random_silent(
     codes: NDArray[np.int64],
     *,
+    row_size: int,
     contexts: NDArray[np.int64],
+    n_known: NDArray[np.int64],
     n: int,
     window: int,
     context_size: int,
     taken: NDArray[np.int64],
-    rng: np.random.Generator,
-) -> Spans:
-    """At most `n` windows drawn uniformly over `contexts` in which the latent is never active.
+    ticket: Callable[[NDArray[np.int64], NDArray[np.int64]], NDArray[np.uint64]],
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """At most `n` windows of each row drawn uniformly over contexts, in which its latent is never active.
 
-    Every window is checked against all of the latent's activations, at `codes` = context * context_size
-    + position (sorted), and overlaps none that begins at `taken` (codes, sorted). Fewer than `n` come
-    back only if 64 x `n` draws did not find enough (a very dense latent, or a very small corpus).
+    Row r draws from the first `n_known[r]` of `contexts`; draw i of row r hangs on `ticket(r, i)`. Every
+    window is checked against all activations, at `codes` (sorted), and overlaps none that begins at `taken`
+    (sorted). Fewer than `n` come back only if 64 x `n` draws did not find enough (a very dense latent, or a
+    very small corpus). Returns the row and the code of each window, by row, in the order drawn.
     """
-    found = np.empty(0, dtype=np.int64)
-    for _ in range(32):
-        if len(found) >= n or len(contexts) == 0:
+    starts, per_round = context_size - window + 1, n + n // 2 + 4
+    missing = np.full(len(n_known), n)
+    lacking = np.flatnonzero(n_known > 0) if n else np.empty(0, dtype=np.int64)
+    rows, begins = [np.empty(0, dtype=np.int64)], [np.empty(0, dtype=np.int64)]
+    for turn in range(_ROUNDS):
+        if len(lacking) == 0:
             break
-        drawn = contexts[rng.integers(len(contexts), size=2 * n)]
-        code = drawn * context_size + rng.integers(0, context_size - window + 1, size=2 * n)
-        merged = np.concatenate([found, code[is_silent(codes, code, window)]])
-        found = merged[first_apart(merged, n, taken, window)]
-    return Spans.silent_at(found, context_size)
+        row = np.repeat(lacking, per_round)
+        drawn = ticket(row, np.tile(turn * per_round + np.arange(per_round), len(lacking)))
+        context = contexts[_scaled(drawn >> np.uint64(32), n_known[row])]
+        begin = row * row_size + context * context_size + _scaled(drawn & np.uint64(0xFFFFFFFF), starts)
+        silent = is_silent(codes, begin, window)
+        row, begin = row[silent], begin[silent]
+        kept = first_apart(row, begin, missing, taken, window)
+        rows.append(row[kept])
+        begins.append(begin[kept])
+        missing -= np.bincount(row[kept], minlength=len(missing))
+        lacking = lacking[missing[lacking] > 0]
+        if len(lacking):
+            taken = np.sort(np.concatenate([taken, begin[kept]]))
+    order = np.argsort(np.concatenate(rows), kind="stable")
+    return np.concatenate(rows)[order], np.concatenate(begins)[order]
 
 
-def neighbour_spans(
+def _scaled(half: NDArray[np.uint64], n: NDArray[np.int64] | int) -> NDArray[np.int64]:
+    """Uniform 32-bit numbers as whole numbers below `n`."""
+    scaled: NDArray[np.int64] = ((half * np.asarray(n, dtype=np.uint64)) >> np.uint64(32)).astype(np.int64)
+    return scaled
+
+
+def beside_neighbours(
     codes: NDArray[np.int64],
     *,
+    row_size: int,
     places: NDArray[np.int64],
     n: int,
     window: int,
     context_size: int,
     trigger_position: tuple[float, float] | None,
     taken: NDArray[np.int64],
-    rng: np.random.Generator,
-) -> tuple[Spans, NDArray[np.int64]]:
-    """At most `n` windows around activations of other latents in which this latent is never active.
+    ticket: NDArray[np.uint64],
+) -> tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.int64]]:
+    """At most `n` windows of each row around activations of other latents, in which its latent is never active.
 
-    `codes` and `taken` are as in `silent_spans`; `places` [n_neighbours, m] are codes of activations,
-    nearest neighbour first, -1 for none. The neighbours take turns, the nearest first. With
-    `trigger_position` the activation lies there in its window, without it windows are the tiles of
-    `tile_spans`. Returns the windows and whose each is.
+    `codes` and `taken` are as in `random_silent`; `places` [n_rows, n_neighbours, m] are codes of
+    activations within a row, nearest neighbour first, -1 for none. The neighbours take turns, the nearest
+    first. With `trigger_position` the activation lies there in its window, where `ticket` (of the shape of
+    `places`) decides; without it windows are the tiles of `tile_spans`. Returns the row and the code of
+    each window and whose it is (index of the neighbour).
     """
     at = places % context_size
     if trigger_position is None:
         start = at // window * window
     else:
         low, high = (round(share * (window - 1)) for share in trigger_position)
-        start = np.clip(at - rng.integers(low, high + 1, size=places.shape), 0, context_size - window)
-    begin = places - at + start
-    usable = (places >= 0) & (start <= context_size - window) & is_silent(codes, begin, window)
-    turn = np.cumsum(usable, axis=1)
-    whose, column = np.nonzero(usable)
-    order = np.lexsort((whose, turn[whose, column]))
-    whose, code = whose[order], begin[whose, column][order]
-    chosen = first_apart(code, n, taken, window)
-    return Spans.silent_at(code[chosen], context_size), whose[chosen]
+        offset = low + (ticket % np.uint64(high - low + 1)).astype(np.int64)
+        start = np.clip(at - offset, 0, context_size - window)
+    begin = places - at + start + (np.arange(len(places)) * row_size)[:, None, None]
+    usable = (places >= 0) & (start <= context_size - window)
+    usable[usable] = is_silent(codes, begin[usable], window)
+    n_rows, k, m = places.shape
+    row, whose, _ = np.nonzero(usable)
+    turn = np.cumsum(usable, axis=2)[usable]
+    order = np.argsort((row * (m + 1) + turn) * k + whose)
+    row, whose, begin = row[order], whose[order], begin[usable][order]
+    chosen = first_apart(row, begin, np.full(n_rows, n), taken, window)
+    return row[chosen], begin[chosen], whose[chosen]
 
 
 def is_silent(codes: NDArray[np.int64], begin: NDArray[np.int64], window: int) -> NDArray[np.bool_]:
     """Whether windows that begin at `begin` hold none of the activations at `codes` (sorted)."""
-    first, last = _bounds(codes, begin, window)
-    return np.equal(first, last)
+    return _none_between(codes, begin, begin + window)
 
 
 def is_apart(begin: NDArray[np.int64], taken: NDArray[np.int64], window: int) -> NDArray[np.bool_]:
     """Whether windows that begin at `begin` overlap none of those that begin at `taken` (sorted)."""
-    first, last = np.searchsorted(taken, begin - window, side="right"), np.searchsorted(taken, begin + window)
-    return np.equal(first, last)
+    return _none_between(taken, begin - window + 1, begin + window)
 
 
-def first_apart(begin: NDArray[np.int64], n: int, taken: NDArray[np.int64], window: int) -> NDArray[np.int64]:
-    """Indices of the first `n` windows, in the order given, that overlap neither `taken` nor one another."""
-    # Codes of windows in different contexts are always a window apart. A plain loop: `n` is small.
-    held: list[int] = taken.tolist()
-    chosen: list[int] = []
-    for index, code in enumerate(begin.tolist()):
-        if len(chosen) == n:
-            break
-        at = bisect_left(held, code)
-        if (at and code - held[at - 1] < window) or (at < len(held) and held[at] - code < window):
-            continue
-        held.insert(at, code)
-        chosen.append(index)
-    return np.array(chosen, dtype=np.int64)
+def _none_between(
+    values: NDArray[np.int64], first: NDArray[np.int64], last: NDArray[np.int64]
+) -> NDArray[np.bool_]:
+    """Whether none of some sorted values lies in [first, last)."""
+    if len(values) == 0:
+        return np.ones(len(first), dtype=bool)
+    at = np.searchsorted(values, first)
+    none: NDArray[np.bool_] = (at == len(values)) | (values[np.minimum(at, len(values) - 1)] >= last)
+    return none
+
+
+def first_apart(
+    row: NDArray[np.int64],
+    begin: NDArray[np.int64],
+    n: NDArray[np.int64],
+    taken: NDArray[np.int64],
+    window: int,
+) -> NDArray[np.int64]:
+    """Indices of the first `n[r]` windows of each row r, in the order given, that overlap neither `taken`
+    nor one another; `row` is ascending."""
+    # Codes of windows in different contexts are always a window apart.
+    free = np.flatnonzero(is_apart(begin, taken, window))
+    kept = free[_one_after_another(begin[free], window)]
+    return kept[places_in_runs(row[kept]) < n[row[kept]]]
+
+
+def _one_after_another(begin: NDArray[np.int64], window: int) -> NDArray[np.bool_]:
+    """Which windows stay when each in turn is taken unless it overlaps one taken before."""
+    kept = np.zeros(len(begin), dtype=bool)
+    order = np.argsort(begin, kind="stable")
+    clash = np.diff(begin[order]) < window
+    alone = ~(np.r_[False, clash] | np.r_[clash, False])[: len(begin)]
+    kept[order[alone]] = True
+    undecided = order[~alone]
+    while len(undecided):
+        here = begin[undecided]
+        edges = np.stack(
+            [np.searchsorted(here, here - window, "right"), np.searchsorted(here, here + window)], 1
+        )
+        # The first of all it overlaps, itself among them, is taken; what overlaps that is not.
+        first = np.minimum.reduceat(np.r_[undecided, len(begin)], edges.ravel())[::2]
+        taken = first == undecided
+        kept[undecided[taken]] = True
+        undecided = undecided[is_apart(here, here[taken], window)]
+    return kept
 
 
 def window_activations(
-    codes: NDArray[np.int64],
-    activation: NDArray[np.float32],
-    spans: Spans,
-    *,
-    window: int,
-    context_size: int,
+    codes: NDArray[np.int64], activation: NDArray[np.float32], begin: NDArray[np.int64], window: int
 ) -> NDArray[np.float32]:
-    """Activation at each token of each window, [len(spans), window] float32, 0 where silent.
+    """Activation at each token of windows that begin at `begin`, [len(begin), window] float32, 0 where silent.
 
-    The activations lie at `codes` = context * context_size + position (sorted).
+    The activations lie at `codes` (sorted).
     """
-    begin = spans.context * context_size + spans.start
     first, last = _bounds(codes, begin, window)
     count = last - first
-    row = np.repeat(np.arange(len(spans)), count)
+    row = np.repeat(np.arange(len(begin)), count)
     source = np.arange(count.sum()) - np.repeat(np.cumsum(count) - count, count) + np.repeat(first, count)
-    out = np.zeros((len(spans), window), dtype=np.float32)
+    out = np.zeros((len(begin), window), dtype=np.float32)
     out[row, codes[source] - begin[row]] = activation[source]
     return out
-
-
-def _draw_by_peak(
-    kind: str, peak: NDArray[np.float32], among: NDArray[np.int64], n: int, rng: np.random.Generator
-) -> NDArray[np.int64]:
-    draw_from = _draw_quantiles if kind == "quantiles" else _draw_importance
-    return among[draw_from(peak[among], min(n, len(among)), rng)]
-
-
-def _draw_quantiles(peak: NDArray[np.float32], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    shuffled = rng.permutation(len(peak))
-    decile = deciles(peak)[shuffled]
-    order = np.argsort(decile, kind="stable")
-    sizes = np.bincount(decile, minlength=11)[1:]
-    within = np.arange(len(peak)) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-    quota = np.full(10, n // 10)
-    quota[rng.permutation(10)[: n % 10]] += 1
-    first = within < np.repeat(quota, sizes)
-    chosen = shuffled[order[first]]
-    missing = n - len(chosen)
-    if missing > 0:
-        rest = rng.permutation(shuffled[order[~first]])
-        chosen = np.concatenate([chosen, rest[:missing]])
-    return chosen
-
-
-def _draw_importance(peak: NDArray[np.float32], n: int, rng: np.random.Generator) -> NDArray[np.int64]:
-    """Successive draws without replacement, weight `peak` squared: the `n` earliest of exponential clocks."""
-    with np.errstate(divide="ignore"):
-        clock = rng.exponential(size=len(peak)) / peak.astype(np.float64) ** 2
-    return np.argsort(clock, kind="stable")[:n]
 
 
 def _peaks(
@@ -290,7 +257,7 @@ def _peaks(
     peak = np.maximum.reduceat(activation, starts)
     run = np.repeat(np.arange(len(starts)), np.diff(np.r_[starts, len(group)]))
     hits = np.flatnonzero(activation == peak[run])
-    _, first = np.unique(run[hits], return_index=True)
+    first = np.r_[True, run[hits][1:] != run[hits][:-1]]
     return hits[first], peak, starts
 
 

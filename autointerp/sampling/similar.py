@@ -4,16 +4,26 @@ A window's vector has one entry per token id: how often the token stands in it, 
 ln((1 + n) / (1 + df)), where df of the n tiles of the pool hold the token; vectors have unit length. A
 latent's query is the mean of the vectors of its activating windows, and tiles are ranked by their
 cosine with it.
+
+Not every tile is compared with every latent. Of each token only the `CHAMPIONS` tiles in which it weighs
+most are looked up, for the `QUERY_TOKENS` tokens that weigh most in a query ("champion lists"; Manning,
+Raghavan and Schuetze, "Introduction to information retrieval", 2008, section 7.1.3). The tiles that come
+out best are then ranked by the whole cosine.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+CHAMPIONS, QUERY_TOKENS = 128, 128
+"""Tiles looked up of a token, and tokens of a query."""
+_CELLS = 2_000_000
+"""Numbers in the largest dense array: queries by vocabulary."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -25,7 +35,9 @@ class SimilarTiles:
     weight: NDArray[np.float32]
     """Inverse document frequency of each token, [n_vocabulary]."""
     vectors: Any
-    """Unit TF-IDF vectors as columns, scipy CSR [n_vocabulary, n_tiles]."""
+    """Unit TF-IDF vectors, scipy CSR [n_tiles, n_vocabulary]."""
+    champions: Any
+    """Of each token the tiles it weighs most in, scipy CSR [n_vocabulary, n_tiles]."""
 
     @classmethod
     def draw(
@@ -46,18 +58,27 @@ class SimilarTiles:
         counts = _counts(tokens[context[:, None], start[:, None] + np.arange(window)], int(tokens.max()) + 1)
         held = np.bincount(counts.indices, minlength=counts.shape[1])
         weight = np.log((1 + len(tile)) / (1 + held)).astype(np.float32)
+        vectors = _unit(counts, weight)
         return cls(
-            code=context * context_size + start, weight=weight, vectors=_unit(counts, weight).T.tocsr()
+            code=context * context_size + start,
+            weight=weight,
+            vectors=vectors,
+            champions=_largest(vectors.T.tocsr(), CHAMPIONS),
         )
 
     def cosines(
         self, windows: NDArray[np.uint32], whose: NDArray[np.int64], n_latents: int
     ) -> NDArray[np.float32]:
-        """Cosine of each latent's query with each tile, [n_latents, n_tiles].
+        """Cosine of each latent's query with each tile, all of them, [n_latents, n_tiles].
 
         `windows` [n_windows, window] are the tokens of activating windows, `whose` [n_windows] (ascending)
         the row each belongs to.
         """
+        cosines: NDArray[np.float32] = (self.queries(windows, whose, n_latents) @ self.vectors.T).toarray()
+        return cosines
+
+    def queries(self, windows: NDArray[np.uint32], whose: NDArray[np.int64], n_latents: int) -> Any:
+        """Unit mean vectors of latents' windows, given as in `cosines`; scipy CSR [n_latents, n_vocabulary]."""
         from scipy import sparse
 
         vectors = _unit(_counts(windows, len(self.weight)), self.weight)
@@ -65,31 +86,53 @@ class SimilarTiles:
             (np.ones(len(whose), np.float32), (whose, np.arange(len(whose)))),
             shape=(n_latents, len(whose)),
         )
-        cosines: NDArray[np.float32] = (_unit(belongs @ vectors) @ self.vectors).toarray()
-        return cosines
+        return _unit(belongs @ vectors)
+
+    def nearest(
+        self, queries: Any, n: int
+    ) -> Iterator[tuple[NDArray[np.int64], NDArray[np.int64], NDArray[np.float32]]]:
+        """About the `n` tiles of largest positive cosine for each query (of equals the earlier first).
+
+        Yields, for some queries after another, the row of the query, the tile and the cosine, by row and
+        from the largest on.
+        """
+        step = max(1, _CELLS // len(self.weight))
+        for first in range(0, queries.shape[0], step):
+            some = queries[first : first + step]
+            found = _largest(_largest(some, QUERY_TOKENS) @ self.champions, n)
+            row = np.repeat(np.arange(some.shape[0]), np.diff(found.indptr))
+            tile = found.indices.astype(np.int64)
+            cosine = self._whole_cosines(some, row, tile)
+            order = np.lexsort((tile, -cosine, row))
+            yield first + row[order], tile[order], cosine[order]
+
+    def _whole_cosines(
+        self, queries: Any, row: NDArray[np.int64], tile: NDArray[np.int64]
+    ) -> NDArray[np.float32]:
+        """Cosine of query row[i] with tile[i], [n]."""
+        dense, vectors = queries.toarray().reshape(-1), self.vectors
+        first, n = vectors.indptr[tile].astype(np.int64), np.diff(vectors.indptr)[tile].astype(np.int64)
+        ends = np.cumsum(n)
+        entry = np.arange(n.sum()) + np.repeat(first - (ends - n), n)
+        at = np.repeat(row * queries.shape[1], n) + vectors.indices[entry]
+        products = np.r_[dense[at] * vectors.data[entry], np.float32(0)]
+        cosines = np.add.reduceat(products, ends - n, dtype=np.float64)
+        return np.where(n > 0, cosines, 0).astype(np.float32)
 
 
-def best(
-    cosine: NDArray[np.float32],
-    code: NDArray[np.int64],
-    n: int,
-    allowed: Callable[[NDArray[np.int64]], NDArray[np.bool_]],
-) -> NDArray[np.int64]:
-    """Indices of at most `n` tiles of positive cosine, largest first (of equals the earlier).
+def _largest(rows: Any, n: int) -> Any:
+    """The `n` largest entries of each row of a CSR matrix, and any as large as the last of them."""
+    from scipy import sparse
 
-    `allowed` says of codes of tiles which may be taken; only as many are asked about as are needed.
-    """
-    n_asked = 4 * n
-    while n:
-        whole = n_asked >= len(cosine)
-        least = 0.0 if whole else np.partition(cosine, len(cosine) - n_asked)[len(cosine) - n_asked]
-        index = np.flatnonzero(cosine >= least if least > 0 else cosine > 0)
-        index = index[np.lexsort((code[index], -cosine[index]))]
-        chosen = index[allowed(code[index])][:n]
-        if len(chosen) == n or least <= 0:
-            return chosen
-        n_asked *= 8
-    return np.empty(0, dtype=np.int64)
+    sizes = np.diff(rows.indptr)
+    least = np.full(len(sizes), -np.inf, dtype=rows.data.dtype)
+    for row in np.flatnonzero(sizes > n).tolist():
+        data = rows.data[rows.indptr[row] : rows.indptr[row + 1]]
+        least[row] = np.partition(data, len(data) - n)[len(data) - n]
+    whose = np.repeat(np.arange(len(sizes)), sizes)
+    kept = rows.data >= least[whose]
+    ends = np.r_[0, np.cumsum(np.bincount(whose[kept], minlength=len(sizes)))]
+    return sparse.csr_matrix((rows.data[kept], rows.indices[kept], ends), shape=rows.shape)
 
 
 def _counts(windows: NDArray[np.uint32], n_vocabulary: int) -> Any:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -28,6 +29,7 @@ class TokenTable:
     def __init__(self, pieces: Sequence[bytes | None], names: Sequence[str]) -> None:
         self.pieces = pieces
         self.names = names
+        self._bytes = [piece or b"" for piece in pieces]
 
     def readable(self, token: int) -> str:
         """The readable form of one token, as in the `vocabulary` dataset."""
@@ -35,7 +37,7 @@ class TokenTable:
 
     def text(self, tokens: Sequence[int] | np.ndarray) -> str:
         """The text of a run of tokens; special tokens are left out."""
-        return b"".join(self.pieces[int(t)] or b"" for t in tokens).decode("utf-8", "replace")
+        return b"".join(map(self._bytes.__getitem__, _ids(tokens))).decode("utf-8", "replace")
 
     def texts(self, tokens: Sequence[int] | np.ndarray) -> list[str]:
         """One piece of text per token, whose concatenation is `text(tokens)`.
@@ -45,7 +47,7 @@ class TokenTable:
         import codecs
 
         decoder = codecs.getincrementaldecoder("utf-8")("replace")
-        parts = [decoder.decode(self.pieces[int(t)] or b"") for t in tokens]
+        parts = [decoder.decode(self._bytes[t]) for t in _ids(tokens)]
         if parts:
             parts[-1] += decoder.decode(b"", final=True)
         return parts
@@ -94,6 +96,10 @@ class TokenTable:
         return self.pieces[token] is None
 
 
+def _ids(tokens: Sequence[int] | np.ndarray) -> list[int]:
+    return tokens.tolist() if isinstance(tokens, np.ndarray) else [int(t) for t in tokens]
+
+
 @dataclass(frozen=True, kw_only=True)
 class Window:
     """One window of text for one latent (a row of `examples`)."""
@@ -125,7 +131,7 @@ class Window:
             source_latent=row["source_latent"],
         )
 
-    @property
+    @cached_property
     def max_activation(self) -> float:
         """Largest activation in the window."""
         return float(self.activations.max(initial=0.0))

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,28 +15,21 @@ from autointerp.artifacts.dataset import ShardWriter, check_shard, read_shard
 from autointerp.config import RunConfig
 from autointerp.errors import UserError
 from autointerp.progress import Tracker
-from autointerp.sampling.examples import (
-    KINDS,
-    SPLITS,
-    Corpus,
-    LatentActivations,
-    Pools,
-    Reach,
-    Stream,
-    latents_of,
-    n_asked,
-    sample_latents,
-)
+from autointerp.sampling.corpus import SPLITS, Corpus, Reach, blocks_of
+from autointerp.sampling.examples import KINDS, Pools, Stream, n_asked, sample_latents
 from autointerp.sampling.places import sample_places
 from autointerp.sampling.reservoir import LAST_PRIORITY, priorities
 from autointerp.sampling.similar import SimilarTiles
 from autointerp.stages.step import Step, StepResult
 
-VERSION = 2
+VERSION = 3
 _LEAST_PLACES, _PLACES_PER_WINDOW = 16, 8
 """Activations kept of each latent for its neighbours' sake: at least so many, and so many per window asked."""
-_LATENTS_PER_BLOCK, _ROWS_PER_BLOCK = 128, 1_000_000
-"""Latents drawn together, and activations of theirs at most: bounds the memory beside a shard's own."""
+_LATENTS_PER_BLOCK, _ROWS_PER_BLOCK, _CELLS_PER_BLOCK = 512, 500_000, 4_000_000
+"""Latents drawn together, and at most so many activations and tokens of windows of theirs: bounds the
+memory beside a shard's own."""
+_ROWS_PER_SHARD = 250_000
+"""Windows asked for the latents of one shard of `examples`."""
 
 
 def steps(config: RunConfig) -> list[Step]:
@@ -60,7 +52,7 @@ def steps(config: RunConfig) -> list[Step]:
 
 
 def sample(config: RunConfig, run: RunDirectory) -> StepResult:
-    """Write `examples`, one shard per shard of `activations`; shards that exist are kept."""
+    """Write `examples`, one shard or more per shard of `activations`; shards that exist are kept."""
     corpus = read_corpus(run, config.seed)
     if config.sample.window_tokens > corpus.context_size:
         raise UserError(
@@ -73,37 +65,42 @@ def sample(config: RunConfig, run: RunDirectory) -> StepResult:
                 f"corpus.test_fraction: no {split} document among the {len(corpus.tokens)} cached contexts; "
                 "cache more tokens or choose a fraction nearer to 0.5"
             )
-    shards = run.dataset("activations").shards
-    n_latents = run.dataset("latents").n_rows
+    shards = _shards(config, run)
+    n_shards = sum(len(pieces) for _, pieces in shards)
+    n_latents = sum(last - first for _, pieces in shards for _, first, last in pieces)
     pools = Pools()
-    if not all(run.shard("examples", index=index).exists() for index in range(len(shards))):
+    if not all(run.shard("examples", index=index).exists() for index in range(n_shards)):
         pools = build_pools(config, run, corpus)
     with Tracker("sample", n_latents, "latents") as tracker:
-        for index, activations in enumerate(shards):
-            # Shard k of `latents` lists the latents whose activations lie in shard k of `activations`.
-            latents = run.shard("latents", index=index)
-            n_in_shard = check_shard(latents, DATASETS["latents"])
-            if run.shard("examples", index=index).exists() or not run.takes(index):
-                tracker.skip(n_in_shard)
+        for source, pieces in shards:
+            missing = [piece for piece in pieces if not run.shard("examples", index=piece[0]).exists()]
+            if not run.takes(source):
+                missing = []
+            tracker.skip(
+                sum(end - begin for index, begin, end in pieces if (index, begin, end) not in missing)
+            )
+            if not missing:
                 continue
-            with ShardWriter(run.shard("examples", index=index), DATASETS["examples"]) as writer:
-                for block, nearest in _blocks(activations, latents):
-                    writer.write(
-                        sample_latents(
+            active = read_shard(run.shard("activations", index=source), DATASETS["activations"])
+            first, nearest = _nearest(run.shard("latents", index=source))
+            for index, begin, end in missing:
+                with ShardWriter(run.shard("examples", index=index), DATASETS["examples"]) as writer:
+                    for block in blocks_of(
+                        _of_latents(active, begin, end), _latents_per_block(config), _ROWS_PER_BLOCK
+                    ):
+                        table = sample_latents(
                             block,
-                            nearest,
+                            nearest[block.latent - first],
                             corpus=corpus,
                             config=config.sample,
                             seed=config.seed,
                             pools=pools,
                         )
-                    )
-                    tracker.advance(len(block))
-                    n_in_shard -= len(block)
-            tracker.advance(n_in_shard)
+                        writer.write(table)
+                tracker.advance(end - begin)
     dataset = run.dataset("examples")
     return StepResult(
-        n_shards={"examples": len(shards)},
+        n_shards={"examples": n_shards},
         n_rows={"examples": dataset.n_rows},
         counts=_counts(run, config),
     )
@@ -115,18 +112,15 @@ def build_pools(config: RunConfig, run: RunDirectory, corpus: Corpus) -> Pools:
     Its memory is set by the number of latents and by `sample.similar_pool`, not by the activations.
     """
     places, similar = {}, {}
-    k = config.cache.n_neighbours
     for split in SPLITS:
-        n = n_asked(config.sample, split, "neighbour")
-        if n and k and has_neighbours(run):
+        if (most := _n_places(config, split)) and has_neighbours(run):
             tables = run.dataset("activations").iter_shards(columns=["latent", "context", "position"])
             places[split] = sample_places(
                 tables,
                 n_latents=run.dataset("latents").n_rows,
                 contexts_kept=corpus.is_test == (split == "test"),
                 context_size=corpus.context_size,
-                # Many of a neighbour's places lie beside activations of the latent itself.
-                most=max(_LEAST_PLACES, -(-_PLACES_PER_WINDOW * n // k)),
+                most=most,
                 seed=config.seed,
                 is_known=_known_in(corpus, split),
             )
@@ -164,70 +158,100 @@ def read_corpus(run: RunDirectory, seed: int) -> Corpus:
         column = table.column("tokens").combine_chunks()
         tokens.append(column.flatten().to_numpy().reshape(len(column), -1))
         is_test.append(pc.equal(table.column("split"), "test").to_numpy())
+    priority = priorities(seed, sum(len(part) for part in tokens))
     return Corpus(
         tokens=np.concatenate(tokens),
         is_test=np.concatenate(is_test),
-        reach=_reach(run, seed, sum(len(part) for part in tokens)),
+        priority=priority,
+        reach=_reach(run, priority),
     )
 
 
-def _reach(run: RunDirectory, seed: int, n_contexts: int) -> Reach | None:
+def _reach(run: RunDirectory, priority: NDArray[np.uint64]) -> Reach | None:
     """What a cache with `[cache.reservoir]` knows of each latent; None for one that keeps everything."""
     if not run.dataset("reservoir").shards:
         return None
     known = run.dataset("reservoir").read(columns=["known_through"]).column("known_through")
     # Rows come by latent, train before test.
     through = pc.fill_null(known, pa.scalar(int(LAST_PRIORITY), pa.uint64())).to_numpy().reshape(-1, 2)
-    return Reach(priority=priorities(seed, n_contexts), through=through)
+    return Reach(priority=priority, through=through)
 
 
-def _blocks(activations: Path, latents: Path) -> Iterator[tuple[list[LatentActivations], NDArray[np.int64]]]:
-    """A shard's latents, some at a time, and their nearest latents [n, k], -1 for none."""
+def _latents_per_block(config: RunConfig) -> int:
+    """As many latents as keep windows, and places of neighbours, within `_CELLS_PER_BLOCK`."""
+    windows = sum(n_asked(config.sample, split, kind) for split in SPLITS for kind in KINDS)
+    near = max(_n_places(config, split) for split in SPLITS) * config.cache.n_neighbours
+    largest = max(windows * config.sample.window_tokens, near)
+    return max(1, min(_LATENTS_PER_BLOCK, _CELLS_PER_BLOCK // largest))
+
+
+def _n_places(config: RunConfig, split: str) -> int:
+    """Activations kept of each latent for its neighbours' sake; 0 where no window of a neighbour is asked."""
+    n, k = n_asked(config.sample, split, "neighbour"), config.cache.n_neighbours
+    # Many of a neighbour's places lie beside activations of the latent itself.
+    return max(_LEAST_PLACES, -(-_PLACES_PER_WINDOW * n // k)) if n and k else 0
+
+
+def _shards(config: RunConfig, run: RunDirectory) -> list[tuple[int, list[tuple[int, int, int]]]]:
+    """Shards of `activations`, each with the shards of `examples` made from it: index, first and last latent
+    (exclusive).
+
+    Few enough rows are in each that its footer, which a reader of a few latents reads whole, is small.
+    """
+    windows = sum(n_asked(config.sample, split, kind) for split in SPLITS for kind in KINDS)
+    step = max(1, _ROWS_PER_SHARD // windows)
+    shards, n_so_far, first = [], 0, 0
+    for source in range(len(run.dataset("activations").shards)):
+        # Shard k of `latents` lists the latents whose activations lie in shard k of `activations`.
+        last = first + check_shard(run.shard("latents", index=source), DATASETS["latents"])
+        pieces = [
+            (n_so_far + i, begin, min(begin + step, last)) for i, begin in enumerate(range(first, last, step))
+        ]
+        shards.append((source, pieces))
+        n_so_far, first = n_so_far + len(pieces), last
+    return shards
+
+
+def _of_latents(active: pa.Table, first: int, last: int) -> pa.Table:
+    """The rows of latents [first, last) of an `activations` table, which is sorted by latent."""
+    begin, end = np.searchsorted(active.column("latent").to_numpy(), [first, last])
+    return active.slice(begin, end - begin)
+
+
+def _nearest(latents: Path) -> tuple[int, NDArray[np.int64]]:
+    """The first latent of a shard of `latents`, and the nearest latents of each [n, k], -1 for none."""
     table = read_shard(latents, DATASETS["latents"], ["latent", "neighbours"])
-    first = table.column("latent")[0].as_py()
     lists = table.column("neighbours").combine_chunks()
     sizes = pc.fill_null(pc.list_value_length(lists), 0).to_numpy()
     nearest = np.full((len(sizes), max(sizes.max(initial=0), 1)), -1, dtype=np.int64)
     nearest[np.arange(nearest.shape[1]) < sizes[:, None]] = lists.flatten().field("latent").to_numpy()
-    block: list[LatentActivations] = []
-    n_held = 0
-    for acts in latents_of(read_shard(activations, DATASETS["activations"])):
-        if block and (len(block) == _LATENTS_PER_BLOCK or n_held + len(acts.context) > _ROWS_PER_BLOCK):
-            yield block, nearest[[one.latent - first for one in block]]
-            block, n_held = [], 0
-        block.append(acts)
-        n_held += len(acts.context)
-    if block:
-        yield block, nearest[[one.latent - first for one in block]]
+    return table.column("latent")[0].as_py(), nearest
 
 
 def _counts(run: RunDirectory, config: RunConfig) -> dict[str, object]:
     """Windows by split and kind, and latents with fewer windows than asked."""
-    windows: Counter[str] = Counter()
-    short: Counter[str] = Counter()
     asked = {
         f"{split} {kind}": n
         for split in SPLITS
         for kind in KINDS
         if (n := n_asked(config.sample, split, kind)) or kind in ("activating", "random")
     }
-    n_with_windows: Counter[str] = Counter()
-    n_active = 0
+    windows, short, n_active = dict.fromkeys(asked, 0), dict.fromkeys(asked, 0), 0
     for table in run.dataset("examples").iter_shards(columns=["latent", "split", "kind"]):
-        grouped = table.group_by(["latent", "split", "kind"]).aggregate([([], "count_all")])
-        n_active += pc.count_distinct(grouped.column("latent")).as_py()
-        for row in grouped.to_pylist():
-            name = f"{row['split']} {row['kind']}"
-            windows[name] += row["count_all"]
-            n_with_windows[name] += 1
-            if row["count_all"] < asked[name]:
-                short[name] += 1
+        latent = table.column("latent").to_numpy()
+        if len(latent) == 0:
+            continue
+        begins = np.flatnonzero(np.r_[True, latent[1:] != latent[:-1]])
+        n_active += len(begins)
+        named = pc.binary_join_element_wise(table.column("split"), table.column("kind"), " ")
+        for name, n in asked.items():
+            found = np.add.reduceat(pc.equal(named, name).to_numpy().astype(np.int64), begins)
+            windows[name] += int(found.sum())
+            short[name] += int((found < n).sum())
     counts: dict[str, object] = {
-        "windows": {name: windows[name] for name in asked},
+        "windows": windows,
         "latents_with_windows": n_active,
-        "latents_with_fewer_than_asked": {
-            name: short[name] + (n_active - n_with_windows[name]) * (n > 0) for name, n in asked.items()
-        },
+        "latents_with_fewer_than_asked": short,
     }
     if any(n_asked(config.sample, split, "neighbour") for split in SPLITS):
         counts["neighbours"] = _why_neighbours(run, config)

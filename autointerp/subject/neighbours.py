@@ -24,6 +24,8 @@ _ROWS, _COLUMNS = 2_048, 8_192
 MOST_EXACT = 131_072
 """Latents up to which all pairs are compared unless asked otherwise: about 2 x 10^13 products at width 1,024."""
 _CLUSTERS_PER_ROOT, _TRAINED_PER_CLUSTER, _PROBES = 4, 64, 48
+_CANDIDATES, _RANKED = 4, 256
+"""Latents looked up for each one asked, to be ranked by their own cosines; and rows ranked at a time."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -59,8 +61,9 @@ def nearest_latents(
 
     `exact`: by blocks of cosines with a running choice of the largest; memory is that of a block and of
     the result, work that of all pairs. Of equal cosines the latent with the lower number comes first.
-    `approximate`: by an inverted file of clusters (faiss), the nearest clusters of each latent searched;
-    memory is that of the directions. None: exact up to `MOST_EXACT` latents. Raises `UserError` if faiss
+    `approximate`: by an inverted file of clusters (faiss), the nearest clusters of each latent searched for
+    candidates among directions of one byte per number, which are then ranked by their exact cosines; memory is
+    that of such directions. None: exact up to `MOST_EXACT` latents. Raises `UserError` if faiss
     is needed and not installed.
     """
     n = dictionary.n_latents
@@ -96,7 +99,13 @@ def _approximate(dictionary: Dictionary, subject: SubjectModel, k: int) -> Neigh
     n = dictionary.n_latents
     width = int(_block(dictionary, subject, 0, 1).shape[1])
     n_clusters = max(1, min(round(_CLUSTERS_PER_ROOT * n**0.5), n // 39 or 1))
-    index = faiss.IndexIVFFlat(faiss.IndexFlatIP(width), width, n_clusters, faiss.METRIC_INNER_PRODUCT)
+    index = faiss.IndexIVFScalarQuantizer(
+        faiss.IndexFlatIP(width),
+        width,
+        n_clusters,
+        faiss.ScalarQuantizer.QT_8bit,
+        faiss.METRIC_INNER_PRODUCT,
+    )
     index.cp.seed, index.cp.niter = 0, 10
     index.nprobe = min(_PROBES, n_clusters)
     step = max(1, n // min(n, n_clusters * _TRAINED_PER_CLUSTER))
@@ -112,13 +121,18 @@ def _approximate(dictionary: Dictionary, subject: SubjectModel, k: int) -> Neigh
         for first, last in blocks:
             rows = _block(dictionary, subject, first, last)
             # One more than asked: a latent is its own nearest.
-            values, found = index.search(rows, k + 1)
-            others = (found >= 0) & (found != np.arange(first, last)[:, None]) & alive[found]
-            others &= alive[first:last, None]
-            order = np.argsort(~others, axis=1, kind="stable")[:, :k]
-            there = np.take_along_axis(others, order, axis=1)
-            latent[first:last] = np.where(there, np.take_along_axis(found, order, axis=1), -1)
-            cosine[first:last] = np.where(there, np.take_along_axis(values, order, axis=1), -np.inf)
+            _, found = index.search(rows, min(_CANDIDATES * (k + 1), n))
+            for at in range(first, last, _RANKED):
+                part = slice(at - first, min(at + _RANKED, last) - first)
+                some = found[part]
+                exact = np.einsum("bw,bcw->bc", rows[part], _rows(dictionary, subject, some))
+                others = (some >= 0) & (some != np.arange(at, at + len(some))[:, None]) & alive[some]
+                exact[~others | ~alive[at : at + len(some), None]] = -np.inf
+                order = np.lexsort((some, -exact))[:, :k]
+                values = np.take_along_axis(exact, order, axis=1)
+                cosine[at : at + len(some), : order.shape[1]] = values
+                nearest = np.where(np.isneginf(values), -1, np.take_along_axis(some, order, axis=1))
+                latent[at : at + len(some), : order.shape[1]] = nearest
             tracker.advance(last - first)
     return Neighbours(latent=latent, cosine=cosine)
 
@@ -128,6 +142,14 @@ def _block(dictionary: Dictionary, subject: SubjectModel, first: int, last: int)
     assert directions is not None, "asked before"
     block: NDArray[np.float32] = directions.cpu().numpy()
     return block
+
+
+def _rows(dictionary: Dictionary, subject: SubjectModel, latents: NDArray[np.int64]) -> NDArray[np.float32]:
+    """Directions of latents (any for -1), [*latents.shape, width]."""
+    ids = torch.from_numpy(np.maximum(latents, 0).reshape(-1))
+    directions = _directions_of(dictionary, subject, ids)
+    assert directions is not None, "asked before"
+    return directions.cpu().numpy().reshape(*latents.shape, -1)
 
 
 def _nearest_to(
@@ -161,7 +183,12 @@ def _nearest_to(
 
 def _directions(dictionary: Dictionary, subject: SubjectModel, first: int, last: int) -> Tensor | None:
     """Unit directions of latents [first, last), in the residual stream if they write to it; zeros stay."""
-    directions = dictionary.decoder_directions(torch.arange(first, last))
+    return _directions_of(dictionary, subject, torch.arange(first, last))
+
+
+def _directions_of(dictionary: Dictionary, subject: SubjectModel, latents: Tensor) -> Tensor | None:
+    """The same of any latents, [len(latents), width]."""
+    directions = dictionary.decoder_directions(latents)
     if directions is None:
         return None
     if subject.decoder_writes_to_residual(dictionary.hook_point_out):

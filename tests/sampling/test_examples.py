@@ -11,16 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from autointerp.config import SampleConfig
-from autointerp.sampling.examples import (
-    KINDS,
-    Corpus,
-    LatentActivations,
-    Pools,
-    Stream,
-    latents_of,
-    n_asked,
-    sample_latents,
-)
+from autointerp.sampling.corpus import Block, Corpus, Reach, blocks_of
+from autointerp.sampling.examples import KINDS, Pools, Stream, n_asked, sample_latents
 from autointerp.sampling.places import sample_places
 from autointerp.sampling.similar import SimilarTiles
 
@@ -102,11 +94,10 @@ def sampled(corpus, values, config, groups=(range(N_LATENTS),), per_block=128, s
     nearest = np.array([[(i + 1) % N_LATENTS, (i + 2) % N_LATENTS, -1] for i in range(N_LATENTS)])
     rows = []
     for shard in shards:
-        acts = latents_of(shard)
-        while block := list(itertools.islice(acts, per_block)):
+        for block in blocks_of(shard, per_block, 10**6):
             table = sample_latents(
                 block,
-                nearest[[one.latent for one in block]],
+                nearest[block.latent],
                 corpus=corpus,
                 config=config,
                 seed=seed,
@@ -187,19 +178,20 @@ def test_neither_shards_nor_blocks_nor_other_kinds_change_a_window(world, split_
     assert of_those(sampled(corpus, values, fewer)) == of_those(whole)
 
 
-def lay(grid: dict[tuple[int, int], float]) -> LatentActivations:
+def lay(grid: dict[tuple[int, int], float]) -> Block:
     places = sorted(grid)
-    return LatentActivations(
-        latent=7,
+    return Block(
+        latent=np.array([7]),
+        row=np.zeros(len(places), dtype=np.int64),
         context=np.array([c for c, _ in places]),
         position=np.array([p for _, p in places]),
         activation=np.array([grid[p] for p in places], dtype=np.float32),
     )
 
 
-def one(config: SampleConfig, corpus: Corpus, acts: LatentActivations, pools: Pools, neighbours=()):
+def one(config: SampleConfig, corpus: Corpus, acts: Block, pools: Pools, neighbours=()):
     nearest = np.array([[*neighbours, -1]])
-    return sample_latents([acts], nearest, corpus=corpus, config=config, seed=0, pools=pools).to_pylist()
+    return sample_latents(acts, nearest, corpus=corpus, config=config, seed=0, pools=pools).to_pylist()
 
 
 def test_neighbours_take_turns_the_nearest_first():
@@ -272,3 +264,37 @@ def test_kinds_that_were_not_asked_are_not_there(kind):
     rows = one(SampleConfig(window_tokens=8), corpus, lay({(1, 8): 1.0, (5, 2): 1.0}), Pools())
     assert rows
     assert kind not in {row["kind"] for row in rows}
+
+
+@given(st.lists(st.integers(1, 9), max_size=12), st.integers(1, 5), st.integers(1, 20))
+def test_blocks_are_the_table_cut_between_latents(sizes, most_latents, most_rows):
+    latent = np.repeat(np.arange(len(sizes), dtype=np.uint32) * 3, sizes)
+    n = len(latent)
+    table = pa.table(
+        {
+            "latent": latent,
+            "context": np.arange(n, dtype=np.uint32),
+            "position": np.arange(n, dtype=np.uint16),
+            "activation": np.arange(n, dtype=np.float32),
+        }
+    )
+    blocks = list(blocks_of(table, most_latents, most_rows))
+    assert [latent for block in blocks for latent in block.latent] == list(np.unique(latent))
+    assert [c for block in blocks for c in block.context] == list(range(n))
+    assert [block.latent[r] for block in blocks for r in block.row] == list(latent)
+    for block in blocks:
+        assert len(block) <= most_latents
+        assert len(block) == 1 or len(block.row) <= most_rows
+
+
+@given(worlds(), st.integers(0, 8))
+@settings(max_examples=40, deadline=None)
+def test_of_a_sample_only_what_is_known_is_called_silent(world, n_known):
+    corpus, values, config = world
+    order = np.random.default_rng(0).permutation(N_CONTEXTS).astype(np.uint64)
+    through = np.full((N_LATENTS, 2), n_known, dtype=np.uint64)
+    through[1:] += 2
+    known = Corpus(tokens=corpus.tokens, is_test=IS_TEST, reach=Reach(priority=order, through=through))
+    for row in sampled(known, values, config):
+        if row["kind"] != "activating":
+            assert order[row["context"]] <= through[row["latent"], 0]
