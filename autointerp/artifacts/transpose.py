@@ -10,10 +10,10 @@ Memory is that of one range, whatever the number of tokens.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import pyarrow as pa
@@ -22,14 +22,25 @@ from numpy.typing import NDArray
 from autointerp.artifacts.dataset import read_row_groups_with, read_shard
 from autointerp.artifacts.schemas import ACTIVATIONS, DatasetSpec
 
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
 INTERMEDIATE = DatasetSpec(
     name="activations-by-context",
     row="one non-zero activation, with its token, in shards by context",
     sorted_by=("latent", "context", "position"),
     rows_per_group=32_768,
     schema=ACTIVATIONS.schema.append(pa.field("token", pa.uint32(), nullable=False)),
-    compression="none",
-    encodings={**ACTIVATIONS.encodings, "activation": "PLAIN", "token": "PLAIN"},
+    # Quick rather than small: a run of one latent is next to nothing for lz4, and positions are one byte
+    # in four.
+    compression="lz4",
+    encodings={
+        "latent": "PLAIN",
+        "context": "DELTA_BINARY_PACKED",
+        "position": "BYTE_STREAM_SPLIT",
+        "activation": "PLAIN",
+        "token": "PLAIN",
+    },
 )
 """Shards left by the first half of the cache stage; removed when the transpose is done."""
 
@@ -59,9 +70,14 @@ def stable_order(keys: NDArray[np.uint32]) -> NDArray[Any]:
 def count_by_latent(shards: Sequence[Path], n_latents: int) -> NDArray[np.int64]:
     """Number of activations of each latent over intermediate shards, [n_latents]."""
     counts = np.zeros(n_latents, dtype=np.int64)
-    for path in shards:
+
+    def runs(path: Path) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
         latent = read_shard(path, INTERMEDIATE, ["latent"]).column("latent").to_numpy()
-        counts += np.bincount(latent, minlength=n_latents)
+        begins = np.flatnonzero(np.r_[len(latent) > 0, latent[1:] != latent[:-1]])
+        return latent[begins], np.diff(np.r_[begins, len(latent)])
+
+    for latents, sizes in in_order(runs, shards, threads=2, ahead=2):
+        counts[latents] += sizes
     return counts
 
 
@@ -113,11 +129,18 @@ def gather_each(
     shards: Sequence[Path], ranges: Sequence[tuple[int, int]], counts: NDArray[np.int64]
 ) -> Iterator[pa.Table]:
     """What `gather` gives for one range after another; the next is gathered while one is used."""
-    with ThreadPoolExecutor(1) as reader:
-        coming: deque[Future[pa.Table]] = deque()
-        for limits in ranges:
-            coming.append(reader.submit(gather, shards, *limits, counts))
-            if len(coming) == 2:
+    yield from in_order(lambda limits: gather(shards, *limits, counts), ranges, threads=1, ahead=1)
+
+
+def in_order(
+    function: Callable[[Item], Result], items: Iterable[Item], *, threads: int, ahead: int
+) -> Iterator[Result]:
+    """The results for items, in their order, computed in threads; at most `ahead` wait to be asked for."""
+    with ThreadPoolExecutor(threads) as pool:
+        coming: deque[Future[Result]] = deque()
+        for item in items:
+            coming.append(pool.submit(function, item))
+            if len(coming) > ahead:
                 yield coming.popleft().result()
         while coming:
             yield coming.popleft().result()

@@ -7,8 +7,8 @@ contexts and its non-zero activations. Second half: the activations are put in t
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -18,6 +18,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
+from autointerp import storage
 from autointerp.artifacts import DATASETS, RunDirectory, write_shard
 from autointerp.artifacts.transpose import count_by_latent, gather_each, plan_ranges
 from autointerp.config import CorpusConfig, RunConfig, digest
@@ -58,10 +59,17 @@ def steps(config: RunConfig) -> list[Step]:
                 "scratch/cache",
             ),
             work=work,
+            # A random dictionary is standardised by one measure, kept in a file: for all workers the same.
+            prepare=(lambda run: Reader.open(config, run)) if config.dictionary.source == "random" else None,
             share=None if config.cache.reservoir is not None else lambda run: read_share(config, run),
-            cleanup=lambda run: shutil.rmtree(run.scratch / "cache", ignore_errors=True),
+            cleanup=_remove_scratch,
         )
     ]
+
+
+def _remove_scratch(run: RunDirectory) -> None:
+    for folder in (run.scratch, run.local_scratch):
+        storage.remove_tree(folder / "cache")
 
 
 def cache(config: RunConfig, run: RunDirectory) -> StepResult:
@@ -201,15 +209,21 @@ def _transpose(config: RunConfig, run: RunDirectory, reader: Reader, positions: 
         neighbours = nearest_latents(
             reader.dictionary, reader.subject, config.cache.n_neighbours, config.cache.neighbour_search
         )
-    with Tracker("cache: by latent", int(counts.sum()), "activations") as tracker:
+    with (
+        Tracker("cache: by latent", int(counts.sum()), "activations") as tracker,
+        ThreadPoolExecutor(1) as writer,
+    ):
         tracker.skip(
             sum(int(counts[slice(*ranges[i])].sum()) for i in range(len(ranges)) if i not in missing)
         )
         tables = gather_each(shards, list(missing.values()), counts)
         for (index, (first, last)), table in zip(missing.items(), tables, strict=True):
-            path = run.shard("latents", index=index)
-            write_shard(
-                run.shard("activations", index=index), table.drop_columns(["token"]), DATASETS["activations"]
+            # Written while the statistics are computed; the shard of `latents` comes last and marks both.
+            written = writer.submit(
+                write_shard,
+                run.shard("activations", index=index),
+                table.drop_columns(["token"]),
+                DATASETS["activations"],
             )
             measured = table if isinstance(kept, Everything) else table.filter(pa.array(kept.sample(table)))
             columns = latent_statistics(
@@ -233,8 +247,9 @@ def _transpose(config: RunConfig, run: RunDirectory, reader: Reader, positions: 
                 "bottom_logits": bottom,
                 "neighbours": nothing if neighbours is None else neighbours.column(first, last),
             }
+            written.result()
             write_shard(
-                path,
+                run.shard("latents", index=index),
                 pa.table({name: columns[name] for name in DATASETS["latents"].schema.names}),
                 DATASETS["latents"],
             )
@@ -273,4 +288,9 @@ def _files(path: str | None) -> str | None:
 def _corpus_files(corpus: CorpusConfig) -> str | None:
     from glob import glob
 
+    from autointerp.subject.corpus import corpus_files
+    from autointerp.weights import hash_files
+
+    if storage.is_remote(storage.place(corpus.dataset)):
+        return digest([hash_files([path]) for path in corpus_files(corpus.dataset) or []])
     return digest([_files(path) for path in sorted(glob(corpus.dataset))]) if glob(corpus.dataset) else None

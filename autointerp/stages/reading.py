@@ -14,10 +14,11 @@ from numpy.typing import NDArray
 
 from autointerp.artifacts import DATASETS, RunDirectory, write_shard
 from autointerp.artifacts.manifest import write_text_whole
-from autointerp.artifacts.transpose import INTERMEDIATE
+from autointerp.artifacts.transpose import INTERMEDIATE, in_order
 from autointerp.config import RunConfig
 from autointerp.errors import CorruptArtifactError, UserError
 from autointerp.progress import Tracker
+from autointerp.stages.capture import Capture, Contexts
 from autointerp.stages.reservoir import Everything, Reservoir
 from autointerp.subject.corpus import CorpusCounts, iter_documents
 from autointerp.subject.tokenise import PackedContext, PackingCounts, Tokenisation, pack_contexts, split_of
@@ -75,11 +76,13 @@ class Reader:
         return masked
 
     def _keeper(self) -> Everything | Reservoir:
-        folder, cache = self.run.scratch / "cache", self.config.cache
-        n_latents = self.dictionary.n_latents
+        cache, n_latents = self.config.cache, self.dictionary.n_latents
         if cache.reservoir is None:
-            return Everything(folder, n_latents)
-        return Reservoir(folder, cache, self.config.seed, n_latents, self.n_wanted())
+            return Everything(self.run.scratch / "cache", n_latents)
+        # A choice replaces what it was made from by renaming a folder, which object storage cannot do.
+        return Reservoir(
+            self.run.local_scratch / "cache", cache, self.config.seed, n_latents, self.n_wanted()
+        )
 
     def n_wanted(self) -> int:
         """Contexts asked for."""
@@ -146,7 +149,8 @@ class Reader:
 
     def _encoder_input(self, tokens: NDArray[np.uint32]) -> Any:
         """Activations [n, d_in] at the unmasked positions of contexts."""
-        return _activations([self], tokens)[self.dictionary.hook_point]
+        hook = self.dictionary.hook_point
+        return Capture(self.subject).activations(tokens, ~self.is_masked(tokens), [hook])[hook]
 
 
 def read_together(readers: Sequence[Reader]) -> int:
@@ -162,82 +166,80 @@ def read_together(readers: Sequence[Reader]) -> int:
             f"cache.n_tokens: seen {lead.config.cache.n_tokens:,}, {wanted:,} contexts of {size} tokens; "
             f"accepted: at most {MAX_CONTEXTS:,} contexts per run (their index is 32 bits wide)"
         )
-    index = 0
+    n_shards = 0
     with Tracker("cache", wanted * size, "tokens") as tracker, ThreadPoolExecutor(1) as writer:
         written: Future[None] = writer.submit(lambda: None)
         contexts = itertools.islice(lead.contexts(lead.corpus_counts, lead.packing_counts), wanted)
-        for index, packed in enumerate(_chunks(contexts, per_shard)):
-            missing = []
-            for reader in readers:
-                if reader.kept.holds(index):
-                    reader.skip(index, packed)
+
+        def batches() -> Iterator[Contexts[_Shard]]:
+            nonlocal n_shards
+            for index, packed in enumerate(_one_ahead(_chunks(contexts, per_shard))):
+                n_shards = index + 1
+                missing = []
+                for reader in readers:
+                    if reader.kept.holds(index):
+                        reader.skip(index, packed)
+                    else:
+                        missing.append(reader)
+                if missing and lead.run.takes(index):
+                    yield from _Shard(index, packed, missing).batches()
                 else:
-                    missing.append(reader)
-            if not missing or not lead.run.takes(index):
-                tracker.skip(len(packed) * size)
-                continue
-            columns = _encode(missing, index * per_shard, packed, tracker)
-            # One shard is sorted and written while the model reads the next.
-            written.result()
-            written = writer.submit(_write_each, missing, index, columns, packed)
+                    tracker.skip(len(packed) * size)
+
+        for batch, columns in Capture(lead.subject).run(batches()):
+            tracker.advance(batch.tokens.size)
+            if batch.tag.is_whole_with(columns):
+                # One shard is sorted and written while the model reads the next.
+                written.result()
+                written = writer.submit(batch.tag.write)
         written.result()
     for reader in readers:
-        reader.kept.choose(index + 1)
+        reader.kept.choose(n_shards)
         reader.corpus_counts, reader.packing_counts = lead.corpus_counts, lead.packing_counts
     if not lead.run.dataset("contexts").shards:
         raise lead.too_short()
-    return index + 1
+    return n_shards
 
 
-def _activations(readers: Sequence[Reader], tokens: NDArray[np.uint32]) -> dict[str, Any]:
-    """Activations [n, d_in] at the unmasked positions of contexts, by hook point."""
-    import torch
+class _Shard:
+    """One shard of contexts while it is read."""
 
-    subject = readers[0].subject
-    row, column = np.nonzero(~readers[0].is_masked(tokens))
-    ids = torch.from_numpy(tokens.astype(np.int64)).to(subject.device)
-    hooks = list(dict.fromkeys(reader.dictionary.hook_point for reader in readers))
-    with torch.inference_mode():
-        found = subject.activations(ids, hooks)
-        at = tuple(torch.from_numpy(index).to(ids.device) for index in (row, column))
-        return {hook: acts[at] for hook, acts in found.items()}
+    def __init__(self, index: int, packed: list[PackedContext], readers: Sequence[Reader]) -> None:
+        self.index, self.packed, self.readers = index, packed, readers
+        self._parts: list[list[dict[str, NDArray[Any]]]] = [[] for _ in readers]
+        self._n_batches = -(-len(packed) // self._per_batch)
 
+    @property
+    def _per_batch(self) -> int:
+        return self.readers[0].config.cache.contexts_per_batch
 
-def _encode(
-    readers: Sequence[Reader], first_context: int, packed: list[PackedContext], tracker: Tracker
-) -> list[dict[str, NDArray[Any]]]:
-    """The columns of each reader's intermediate shard, in (context, position) order."""
-    import torch
+    def batches(self) -> Iterator[Contexts[_Shard]]:
+        """Its contexts, a batch at a time."""
+        lead = self.readers[0]
+        for begin in range(0, len(self.packed), self._per_batch):
+            packed = self.packed[begin : begin + self._per_batch]
+            tokens = np.stack([p.tokens for p in packed]).astype(np.uint32)
+            yield Contexts(
+                tag=self,
+                first=self.index * lead.config.cache.contexts_per_shard + begin,
+                tokens=tokens,
+                kept=~lead.is_masked(tokens),
+                dictionaries=[reader.dictionary for reader in self.readers],
+            )
 
-    per_batch = readers[0].config.cache.contexts_per_batch
-    columns: list[dict[str, list[NDArray[Any]]]] = [
-        {name: [] for name in INTERMEDIATE.schema.names} for _ in readers
-    ]
-    for begin in range(0, len(packed), per_batch):
-        tokens = np.stack([p.tokens for p in packed[begin : begin + per_batch]]).astype(np.uint32)
-        acts = _activations(readers, tokens)
-        row, column = np.nonzero(~readers[0].is_masked(tokens))
-        for reader, parts in zip(readers, columns, strict=True):
-            with torch.inference_mode():
-                sparse = reader.dictionary.encode(acts[reader.dictionary.hook_point])
-            at = sparse.row.cpu().numpy()
-            parts["latent"].append(sparse.latent.cpu().numpy().astype(np.uint32))
-            parts["context"].append((first_context + begin + row[at]).astype(np.uint32))
-            parts["position"].append(column[at].astype(np.uint16))
-            parts["activation"].append(sparse.value.float().cpu().numpy())
-            parts["token"].append(tokens[row[at], column[at]])
-        tracker.advance(tokens.size)
-    return [{name: np.concatenate(arrays) for name, arrays in parts.items()} for parts in columns]
+    def is_whole_with(self, columns: Sequence[dict[str, NDArray[Any]]]) -> bool:
+        """Take in what a batch gave each reader; whether it was the last."""
+        for parts, own in zip(self._parts, columns, strict=True):
+            parts.append(own)
+        return len(self._parts[0]) == self._n_batches
 
-
-def _write_each(
-    readers: Sequence[Reader],
-    index: int,
-    columns: Sequence[dict[str, NDArray[Any]]],
-    packed: list[PackedContext],
-) -> None:
-    for reader, own in zip(readers, columns, strict=True):
-        reader.write(index, own, packed)
+    def write(self) -> None:
+        """Write the shard of each reader."""
+        for reader, parts in zip(self.readers, self._parts, strict=True):
+            names = INTERMEDIATE.schema.names
+            columns = {name: np.concatenate([part[name] for part in parts]) for name in names}
+            parts.clear()
+            reader.write(self.index, columns, self.packed)
 
 
 def _is_test(packed: Sequence[PackedContext]) -> NDArray[np.bool_]:
@@ -255,6 +257,14 @@ def _contexts_table(first: int, packed: list[Any]) -> pa.Table:
             "tokens": pa.ListArray.from_arrays(pa.array(offsets), pa.array(tokens.ravel())),
         }
     )
+
+
+def _one_ahead(items: Iterator[list[Any]]) -> Iterator[list[Any]]:
+    """The items, each made while the one before is used."""
+    for item in in_order(lambda _: next(items, None), itertools.count(), threads=1, ahead=1):
+        if item is None:
+            return
+        yield item
 
 
 def _chunks(items: Iterator[Any], size: int) -> Iterator[list[Any]]:

@@ -251,31 +251,28 @@ class Reservoir:
 
         Quantiles stay the sample's, but for the largest; counts and sums of `top_tokens` are scaled up from it.
         """
+        from autointerp.subject.statistics import QUANTILES, lists_of
+
         chosen = slice(first, last)
         n, contexts = self.tallies.n_tokens[chosen], self.tallies.n_contexts[chosen]
         alive, density = n > 0, n / max(n_positions, 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = (self.tallies.total[chosen] / n).astype(np.float32)
-        quantiles = [
-            [*row[:-1], float(top)] if live else None
-            for row, top, live in zip(
-                sampled["quantiles"].to_pylist(), self.tallies.largest[chosen], alive, strict=True
-            )
-        ]
-        status = [
-            rule.status(*row) for row in zip(n.tolist(), *contexts.T.tolist(), density.tolist(), strict=True)
-        ]
+        # Every latent that was ever active has a sample: the quantiles of both are there for the same latents.
+        quantiles = np.zeros((last - first, len(QUANTILES)), dtype=np.float32)
+        quantiles[alive] = sampled["quantiles"].flatten().to_numpy().reshape(-1, len(QUANTILES))
+        quantiles[:, -1] = self.tallies.largest[chosen]
         return {
             "n_active_tokens": pa.array(n.astype(np.uint64)),
             "n_active_contexts": pa.array(contexts.sum(axis=1).astype(np.uint64)),
             "density": pa.array(density),
             "max_activation": pa.array(self.tallies.largest[chosen], mask=~alive),
             "mean_activation": pa.array(mean, mask=~alive),
-            "quantiles": pa.array(quantiles, pa.list_(pa.float32())),
+            "quantiles": lists_of(quantiles, alive),
             "top_tokens": _scaled(
                 sampled["top_tokens"], contexts[:, 0] / np.clip(contexts[:, 0], 1, self.config.n_random)
             ),
-            "status": pa.array(status),
+            "status": rule.status(n, contexts[:, 0], contexts[:, 1], density),
         }
 
     def write(self, run: RunDirectory, index: int, table: pa.Table, first: int, last: int) -> None:

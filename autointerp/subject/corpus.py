@@ -1,6 +1,6 @@
-"""The corpus: documents as text, one by one, from a hub dataset or from local files.
+"""The corpus: documents as text, one by one, from a hub dataset, from local files or from object storage.
 
-Local files are read as streams by their suffix and need no library but PyArrow; anything that does
+Files are read as streams by their suffix and need no library but PyArrow; anything that does
 not look like a local path is a name on the Hugging Face hub.
 """
 
@@ -17,14 +17,17 @@ from pathlib import Path
 from typing import IO, Any
 
 from autointerp.config import CorpusConfig
-from autointerp.errors import CorruptArtifactError, UserError, nearest
+from autointerp.errors import CorruptArtifactError, UserError, looked_for, nearest
+from autointerp.storage import files_below, files_like, is_remote, place, reached, source_of
 
 logger = logging.getLogger(__name__)
 
 SUFFIXES = (".parquet", ".jsonl", ".ndjson", ".json", ".csv", ".txt")
 """Kinds of local files; all but Parquet may also be gzipped (`.jsonl.gz`)."""
 
-_ACCEPTED = f"accepted: a hub name, or a {', '.join(SUFFIXES)} file, folder or glob"
+_ACCEPTED = (
+    f"accepted: a hub name, or a {', '.join(SUFFIXES)} file, folder or glob, here or as in s3://bucket/texts"
+)
 _PARQUET_ROWS = 256
 
 
@@ -64,7 +67,7 @@ def iter_documents(config: CorpusConfig, counts: CorpusCounts | None = None) -> 
     without a single document.
     """
     counts = counts or CorpusCounts()
-    files = _local_files(config.dataset)
+    files = corpus_files(config.dataset)
     rows = _hub_rows(config) if files is None else _file_rows(files, config.text_column, counts)
     for value in rows:
         if not isinstance(value, str):
@@ -100,9 +103,20 @@ def _suffix(path: Path) -> str:
     return suffix
 
 
-def _local_files(dataset: str) -> list[Path] | None:
-    """The files a local path, folder or glob stands for, sorted; None for a hub name."""
-    path = Path(dataset).expanduser()
+def corpus_files(dataset: str) -> list[Path] | None:
+    """The files a path or URL, folder or glob stands for, sorted; None for a hub name.
+
+    Raises `UserError` if there are none, or what is there is of no known kind.
+    """
+    path = place(dataset)
+    if is_remote(path):
+        with reached("corpus.dataset", path):
+            if glob.has_magic(dataset):
+                return _known(dataset, files_like(path))
+            if not path.is_file():
+                return _known(dataset, files_below(path, "*"))
+            return _known(dataset, [path])
+    path = path.expanduser()
     if path.is_file():
         if _suffix(path) not in SUFFIXES:
             raise UserError(f"corpus.dataset: {dataset!r} is of no known kind; {_ACCEPTED}")
@@ -117,11 +131,11 @@ def _local_files(dataset: str) -> list[Path] | None:
     folder = path.parent if path.parent.is_dir() else Path()
     close = nearest(path.name, [p.name for p in folder.iterdir()]) if folder.is_dir() else []
     hint = f" (did you mean {' or '.join(repr(str(path.parent / c)) for c in close)}?)" if close else ""
-    raise UserError(f"corpus.dataset: no file or folder {dataset!r}{hint}; {_ACCEPTED}")
+    raise UserError(f"corpus.dataset: no file or folder {looked_for(dataset)}{hint}; {_ACCEPTED}")
 
 
 def _known(dataset: str, paths: Iterable[Path]) -> list[Path]:
-    files = sorted(p for p in paths if p.is_file() and _suffix(p) in SUFFIXES)
+    files = sorted(p for p in paths if _suffix(p) in SUFFIXES and (is_remote(p) or p.is_file()))
     if not files:
         raise UserError(f"corpus.dataset: {dataset!r} holds no {', '.join(SUFFIXES)} file; {_ACCEPTED}")
     return files
@@ -145,7 +159,8 @@ def _file_rows(files: list[Path], column: str, counts: CorpusCounts) -> Iterator
 
 def _open(path: Path) -> IO[str]:
     if path.suffix.lower() == ".gz":
-        return gzip.open(path, "rt", encoding="utf-8", newline="")
+        stream: Any = path.open("rb") if is_remote(path) else path
+        return gzip.open(stream, "rt", encoding="utf-8", newline="")
     return path.open(encoding="utf-8", newline="")
 
 
@@ -154,7 +169,7 @@ def _parquet_rows(path: Path, column: str, counts: CorpusCounts) -> Iterator[Any
     import pyarrow.parquet as pq
 
     try:
-        file = pq.ParquetFile(path)
+        file = pq.ParquetFile(source_of(path))
     except pa.ArrowInvalid as error:
         raise CorruptArtifactError(
             f"corpus.dataset: {str(path)!r} is not a whole Parquet file: {error}"

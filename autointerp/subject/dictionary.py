@@ -15,6 +15,8 @@ from autointerp.subject.sparse import SparseLatents
 
 _ELEMENTS_PER_CHUNK = 1 << 25
 """Pre-activations held at once while encoding: 128 MiB in float32."""
+_ELEMENTS_PER_CHUNK_ON_GPU = 1 << 29
+"""The same on a GPU, 2 GiB: with fewer rows it would read the encoder's weights more often than it uses them."""
 
 
 class Dictionary(Protocol):
@@ -55,15 +57,20 @@ class Dictionary(Protocol):
         """A stable fingerprint of its weights and configuration."""
         ...
 
-    def encode(self, activations: Tensor) -> SparseLatents:
+    def encode(self, activations: Tensor, *, room: int | None = None) -> SparseLatents:
         """Non-zero latents of activations [n, d_in].
 
-        Raises `UserError` if the width is another than `d_in`.
+        With `room`, the mean number of latents per row there is room for, nothing waits for the device (see
+        `SparseLatents`). Raises `UserError` if the width is another than `d_in`.
         """
         ...
 
     def decoder_directions(self, latents: Tensor) -> Tensor | None:
         """What the latents [n] write at `hook_point_out`, float32 [n, width]; None if it has no decoder."""
+        ...
+
+    def encoder_directions(self, latents: Tensor) -> Tensor | None:
+        """What the latents [n] read at `hook_point`, float32 [n, d_in]; None if it shows no such directions."""
         ...
 
 
@@ -94,13 +101,32 @@ def open_dictionary(config: DictionaryConfig, subject: SubjectConfig) -> Diction
 
 
 def encode_in_chunks(
-    activations: Tensor, n_latents: int, encode: Callable[[Tensor], SparseLatents]
+    activations: Tensor,
+    n_latents: int,
+    encode: Callable[[Tensor, int | None], SparseLatents],
+    room: int | None = None,
 ) -> SparseLatents:
-    """Encode rows [n, d_in] so many at a time that dense pre-activations stay within 128 MiB."""
-    per_chunk = max(_ELEMENTS_PER_CHUNK // max(n_latents, 1), 16)
+    """Encode rows [n, d_in] so many at a time that dense pre-activations stay within 128 MiB (2 GiB on a GPU)."""
+    elements = _ELEMENTS_PER_CHUNK_ON_GPU if activations.is_cuda else _ELEMENTS_PER_CHUNK
+    per_chunk = max(elements // max(n_latents, 1), 16)
     # One chunk at least, so that an empty batch has the right dtypes too.
     starts = range(0, max(len(activations), 1), per_chunk)
-    return SparseLatents.concatenate([encode(activations[s : s + per_chunk]) for s in starts])
+    return SparseLatents.concatenate([encode(activations[s : s + per_chunk], room) for s in starts])
+
+
+def encoder_rows(weights: Any, latents: Tensor, n_latents: int, d_in: int) -> Tensor | None:
+    """Rows [n, d_in] of encoder weights stored as [d_in, n_latents] or [n_latents, d_in]; None for anything else.
+
+    Of square ones the first is taken, as SAELens stores them.
+    """
+    if not isinstance(weights, Tensor):
+        return None
+    at = latents.to(weights.device)
+    if tuple(weights.shape) == (d_in, n_latents):
+        return weights.detach()[:, at].T.float()
+    if tuple(weights.shape) == (n_latents, d_in):
+        return weights.detach()[at].float()
+    return None
 
 
 def check_width(activations: Tensor, d_in: int, hook_point: str) -> None:

@@ -52,21 +52,25 @@ class NeuronDictionary:
         """The hook point and k; the weights are the subject's own."""
         return f"neurons:{self.hook_point}:{self._k or 'all'}"
 
-    def encode(self, activations: Tensor) -> SparseLatents:
+    def encode(self, activations: Tensor, *, room: int | None = None) -> SparseLatents:
         """Positive parts of activations [n, d_mlp]."""
         check_width(activations, self.d_in, self.hook_point)
-        return encode_in_chunks(activations, self.n_latents, self._encode)
+        return encode_in_chunks(activations, self.n_latents, self._encode, room)
 
     def decoder_directions(self, latents: Tensor) -> Tensor | None:
         """Unit vectors [n, d_mlp] at `hook_point`; `SubjectModel.to_residual` makes them rows of W_out."""
         return torch.nn.functional.one_hot(latents.long(), self.n_latents).float()
 
-    def _encode(self, x: Tensor) -> SparseLatents:
+    def encoder_directions(self, latents: Tensor) -> Tensor | None:
+        """None: a neuron is a coordinate at `hook_point`; what the MLP reads for it is no one direction if gated."""
+        return None
+
+    def _encode(self, x: Tensor, room: int | None) -> SparseLatents:
         positive = x.relu()
         if self._k is None:
-            return SparseLatents.from_dense(positive)
+            return SparseLatents.from_dense(positive, room)
         values, indices = positive.topk(min(self._k, self.n_latents), dim=-1, sorted=False)
-        return SparseLatents.from_top_k(indices, values)
+        return SparseLatents.from_top_k(indices, values, room)
 
 
 def mlp_width(config: Any) -> int:

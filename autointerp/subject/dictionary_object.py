@@ -13,7 +13,7 @@ from torch import Tensor
 from autointerp.config import DictionaryConfig, SubjectConfig
 from autointerp.errors import UserError, nearest
 from autointerp.subject.device import resolve_device
-from autointerp.subject.dictionary import check_width, encode_in_chunks, fingerprint
+from autointerp.subject.dictionary import check_width, encode_in_chunks, encoder_rows, fingerprint
 from autointerp.subject.sparse import SparseLatents
 
 
@@ -23,7 +23,7 @@ class ObjectDictionary:
     What `encode` returns may be a dense tensor [n, n_latents], a sparse COO tensor of that shape,
     `SparseLatents`, or a pair (values, latents), both [n, k], as sparsify's `encode` begins. Optional
     attributes of the object: `d_in`; `n_latents` (needed with a pair or `SparseLatents`); `W_dec`
-    [n_latents, width]; `hook_point_out`; `metadata`, a dict (see `Dictionary.metadata`).
+    [n_latents, width]; `W_enc` [d_in, n_latents] or its transpose; `hook_point_out`; `metadata`, a dict (see `Dictionary.metadata`).
     """
 
     def __init__(self, inner: Any, *, name: str, hook_point: str, d_in: int, dtype: str, device: str) -> None:
@@ -68,11 +68,11 @@ class ObjectDictionary:
             self._identity = f"object:{self._name}:{fingerprint(tensors, [self.n_latents, self.d_in])}"
         return self._identity
 
-    def encode(self, activations: Tensor) -> SparseLatents:
+    def encode(self, activations: Tensor, *, room: int | None = None) -> SparseLatents:
         """Non-zero latents of activations [n, d_in]."""
         check_width(activations, self.d_in, self.hook_point)
         with torch.no_grad():
-            return encode_in_chunks(activations, self.n_latents, self._encode)
+            return encode_in_chunks(activations, self.n_latents, self._encode, room)
 
     def decoder_directions(self, latents: Tensor) -> Tensor | None:
         """Rows of the object's `W_dec`, float32 [n, width]; None if it has none."""
@@ -81,14 +81,20 @@ class ObjectDictionary:
             return None
         return decoder.detach()[latents.to(decoder.device)].float()
 
-    def _encode(self, x: Tensor) -> SparseLatents:
+    def encoder_directions(self, latents: Tensor) -> Tensor | None:
+        """The object's `W_enc`, [d_in, n_latents] or [n_latents, d_in], as float32 [n, d_in]; None if it has none."""
+        return encoder_rows(getattr(self._inner, "W_enc", None), latents, self.n_latents, self.d_in)
+
+    def _encode(self, x: Tensor, room: int | None) -> SparseLatents:
         result = self._inner.encode(x.to(device=self._device, dtype=self._dtype))
         if isinstance(result, SparseLatents):
             return result
         if isinstance(result, Tensor):
-            return SparseLatents.from_coo(result) if result.is_sparse else SparseLatents.from_dense(result)
+            return (
+                SparseLatents.from_coo(result) if result.is_sparse else SparseLatents.from_dense(result, room)
+            )
         if isinstance(result, (tuple, list)) and len(result) >= 2:
-            return SparseLatents.from_top_k(result[1], result[0])
+            return SparseLatents.from_top_k(result[1], result[0], room)
         raise UserError(
             f"dictionary.path: encode of {self._name!r} returned {type(result).__name__}; accepted: a tensor "
             "[n, n_latents], dense or sparse, SparseLatents, or a pair (values, latents)"

@@ -122,22 +122,27 @@ class RandomDictionary:
         self._mean = torch.from_numpy(by.mean).float().to(device)
         self._deviation = torch.from_numpy(by.deviation).float().to(device)
 
-    def encode(self, activations: Tensor) -> SparseLatents:
+    def encode(self, activations: Tensor, *, room: int | None = None) -> SparseLatents:
         """The `k` largest positive latents of activations [n, d_in]."""
         check_width(activations, self.d_in, self.hook_point)
         with torch.no_grad():
-            return encode_in_chunks(activations, self.n_latents, self._encode)
+            return encode_in_chunks(activations, self.n_latents, self._encode, room)
 
     def decoder_directions(self, latents: Tensor) -> Tensor | None:
         """The directions, float32 [n, d_in]."""
         return self._directions[latents.to(self._directions.device)]
 
-    def _encode(self, x: Tensor) -> SparseLatents:
+    def encoder_directions(self, latents: Tensor) -> Tensor | None:
+        """The directions in units of the activations, float32 [n, d_in]: over their deviations, once standardised."""
+        rows = self._directions[latents.to(self._directions.device)]
+        return rows / self._deviation.to(rows.device)
+
+    def _encode(self, x: Tensor, room: int | None) -> SparseLatents:
         if self._mean is None:
             raise RuntimeError("a random dictionary needs standardise() before encode()")
         x = (x.to(self._mean) - self._mean) / self._deviation
         values, indices = (x @ self._directions.T).relu_().topk(self._k, dim=-1, sorted=False)
-        return SparseLatents.from_top_k(indices, values)
+        return SparseLatents.from_top_k(indices, values, room)
 
 
 def _width(hook_point: str, subject: SubjectConfig) -> int:

@@ -15,9 +15,15 @@ import torch
 from torch import Tensor
 
 from autointerp.config import DictionaryConfig, SubjectConfig
-from autointerp.errors import UserError, unknown_name
+from autointerp.errors import UserError, looked_for, unknown_name
 from autointerp.subject.device import resolve_device
-from autointerp.subject.dictionary import check_width, encode_in_chunks, fingerprint, refuse_pickles
+from autointerp.subject.dictionary import (
+    check_width,
+    encode_in_chunks,
+    encoder_rows,
+    fingerprint,
+    refuse_pickles,
+)
 from autointerp.subject.sparse import SparseLatents
 
 logger = logging.getLogger(__name__)
@@ -109,14 +115,14 @@ class SaeLensDictionary:
             )
         return self._identity
 
-    def encode(self, activations: Tensor) -> SparseLatents:
+    def encode(self, activations: Tensor, *, room: int | None = None) -> SparseLatents:
         """Non-zero latents of activations [n, d_in]."""
         n_heads, rest = divmod(activations.shape[-1], self.d_in)
         if self._head is not None and self._head < n_heads and rest == 0:
             activations = activations.view(-1, n_heads, self.d_in)[:, self._head]
         check_width(activations, self.d_in, self.hook_point)
         with torch.no_grad():
-            return encode_in_chunks(activations, self.n_latents, self._encode)
+            return encode_in_chunks(activations, self.n_latents, self._encode, room)
 
     def decoder_directions(self, latents: Tensor) -> Tensor | None:
         """Rows of the decoder, float32 [n, width]."""
@@ -125,7 +131,11 @@ class SaeLensDictionary:
         rows: Tensor = self.sae.W_dec[latents.to(self.sae.W_dec.device)]
         return rows.float()
 
-    def _encode(self, x: Tensor) -> SparseLatents:
+    def encoder_directions(self, latents: Tensor) -> Tensor | None:
+        """Columns of the encoder, float32 [n, d_in]; None for an architecture without `W_enc`."""
+        return encoder_rows(getattr(self.sae, "W_enc", None), latents, self.n_latents, self.d_in)
+
+    def _encode(self, x: Tensor, room: int | None) -> SparseLatents:
         x = x.to(device=self.sae.device, dtype=self.sae.dtype)
         if self._centred:
             x = x - x.mean(-1, keepdim=True)
@@ -133,10 +143,10 @@ class SaeLensDictionary:
             x = x[:, None, :]  # SAELens flattens (heads, d_head); ours are flat already: one wide head
         latents = self.sae.encode(x)
         if self._k is None:
-            return SparseLatents.from_dense(latents)
+            return SparseLatents.from_dense(latents, room)
         indices = (latents.abs() if self._signed else latents).topk(self._k, dim=-1, sorted=False).indices
         values = latents.gather(-1, indices)
-        return SparseLatents.from_top_k(indices, values if self._signed else values.relu())
+        return SparseLatents.from_top_k(indices, values if self._signed else values.relu(), room)
 
     def _must_be_centred(self, rms_norm: bool) -> bool:
         kwargs = self.metadata.get("model_from_pretrained_kwargs") or {}
@@ -236,7 +246,9 @@ def _load_folder(config: DictionaryConfig, device: str) -> Any:
     sae_lens = _import_sae_lens()
     path = Path(str(config.path)).expanduser()
     if not path.is_dir():
-        raise UserError(f"dictionary.path: no folder {config.path!r}; accepted: a folder saved by SAELens")
+        raise UserError(
+            f"dictionary.path: no folder {looked_for(str(config.path))}; accepted: a folder saved by SAELens"
+        )
     names = [p.name for p in path.iterdir()]
     wanted = "cfg.json and sae_weights.safetensors"
     if "sae.safetensors" in names and "sae_weights.safetensors" not in names:

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from autointerp.config import DictionaryConfig, SubjectConfig
-from autointerp.errors import UserError, unknown_name
+from autointerp.errors import UserError, looked_for, unknown_name
 from autointerp.subject.device import resolve_device
 from autointerp.subject.dictionary import check_width, encode_in_chunks, fingerprint, refuse_pickles
 from autointerp.subject.sparse import SparseLatents
@@ -100,7 +100,8 @@ class SparsifyDictionary:
             setting = f"dictionary.release {config.release!r}"
             folder = _download(str(config.release), config.sae_id)
         if not folder.is_dir():
-            raise UserError(f"{setting}: no such folder; accepted: a folder with {_WANTED}")
+            where = f"; looked for {looked_for(folder)}" if config.path else ""
+            raise UserError(f"{setting}: no such folder{where}; accepted: a folder with {_WANTED}")
         if config.sae_id:
             _check_inside(folder, config.sae_id)
             folder = folder / config.sae_id
@@ -134,18 +135,23 @@ class SparsifyDictionary:
             self._identity = f"sparsify:{fingerprint(self._weights, facts)}"
         return self._identity
 
-    def encode(self, activations: Tensor) -> SparseLatents:
+    def encode(self, activations: Tensor, *, room: int | None = None) -> SparseLatents:
         """Non-zero latents of activations [n, d_in]."""
         check_width(activations, self.d_in, self.hook_point)
         with torch.no_grad():
-            return encode_in_chunks(activations, self.n_latents, self._encode)
+            return encode_in_chunks(activations, self.n_latents, self._encode, room)
 
     def decoder_directions(self, latents: Tensor) -> Tensor | None:
         """Rows of the decoder, float32 [n, d_in]; None for a checkpoint without decoder."""
         decoder = self._weights.get("W_dec")
         return None if decoder is None else decoder[latents.to(decoder.device)].float()
 
-    def _encode(self, x: Tensor) -> SparseLatents:
+    def encoder_directions(self, latents: Tensor) -> Tensor | None:
+        """Rows of the encoder, float32 [n, d_in]."""
+        encoder = self._weights["encoder.weight"]
+        return encoder[latents.to(encoder.device)].float()
+
+    def _encode(self, x: Tensor, room: int | None) -> SparseLatents:
         weight, bias = self._weights["encoder.weight"], self._weights["encoder.bias"]
         x = x.to(weight)
         if self._subtract:
@@ -156,7 +162,7 @@ class SparsifyDictionary:
         else:
             values, indices = latents.view(len(x), self._k, -1).max(dim=-1)
             indices = indices + torch.arange(0, self.n_latents, self.n_latents // self._k, device=x.device)
-        return SparseLatents.from_top_k(indices, values)
+        return SparseLatents.from_top_k(indices, values, room)
 
 
 def _hook_points(config: DictionaryConfig, folder: Path, transcode: bool) -> tuple[str, str]:

@@ -39,7 +39,7 @@ def top_and_bottom_logits(
     bottoms: list[pa.Array] = []
     for start in range(0, len(latents), _LATENTS_PER_CHUNK):
         chosen = torch.as_tensor(list(latents[start : start + _LATENTS_PER_CHUNK]))
-        logits, defined = _logits(dictionary, subject, chosen)
+        logits, defined = centred_logits(dictionary, subject, chosen)
         if logits is None:
             return nothing, nothing
         n = min(k, logits.shape[1])
@@ -51,7 +51,9 @@ def top_and_bottom_logits(
     return pa.concat_arrays(tops), pa.concat_arrays(bottoms)
 
 
-def _logits(dictionary: Dictionary, subject: SubjectModel, latents: Tensor) -> tuple[Tensor | None, Tensor]:
+def centred_logits(
+    dictionary: Dictionary, subject: SubjectModel, latents: Tensor
+) -> tuple[Tensor | None, Tensor]:
     """Centred logits [n, n_vocabulary] of some latents, and which of them have a direction, bool [n]."""
     with torch.no_grad():
         unembedding, scale = subject.unembedding()

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from typing import Any, Literal
+from unittest import mock
 
 import torch
 from torch import Tensor, nn
@@ -97,7 +98,7 @@ class HuggingFaceSubject(LayoutSubject):
 
     def _read(self, tokens: Tensor, wanted: Mapping[str, Tap]) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
-        with torch.no_grad(), _hooks(wanted, found), contextlib.suppress(_Done):
+        with torch.no_grad(), _one_sequence_a_row(), _hooks(wanted, found), contextlib.suppress(_Done):
             self.model(input_ids=tokens, use_cache=False)
         # Some families flatten batch and position, or keep heads apart.
         return {name: found[name].reshape(*tokens.shape, -1) for name in wanted}
@@ -174,6 +175,21 @@ def _tap(
     transform: Callable[[nn.Module, Tensor], Tensor] | None = None,
 ) -> Tap | None:
     return None if module is None else Tap(module, side, transform)
+
+
+@contextlib.contextmanager
+def _one_sequence_a_row() -> Iterator[None]:
+    """transformers looks in the positions for several sequences in one row, and waits for the GPU to answer.
+
+    Ours hold one each, with positions from 0, so the answer is known.
+    """
+    try:
+        from transformers import masking_utils
+    except ImportError:  # older releases do not look
+        yield
+        return
+    with mock.patch.object(masking_utils, "find_packed_sequence_indices", return_value=None, create=True):
+        yield
 
 
 @contextlib.contextmanager
