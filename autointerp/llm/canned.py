@@ -25,18 +25,22 @@ class CannedBackend:
 
     capabilities: frozenset[Capability] = frozenset(Capability)
 
-    def __init__(self, function: Answer | None = None, identity: str = "canned") -> None:
+    def __init__(
+        self, function: Answer | None = None, identity: str = "canned", *, keep_requests: bool = True
+    ) -> None:
         self.function: Answer = function or (lambda request: "canned reply")
         self.identity = identity
+        self.keep_requests = keep_requests
         self.n_requests = 0
         self.requests: list[Request] = []
-        """Every request so far, in order."""
+        """Every request so far, in order, if they are kept."""
 
     def complete(self, requests: Sequence[Request], on_reply: OnReply) -> None:
         """Answer in order."""
         for index, request in enumerate(requests):
             self.n_requests += 1
-            self.requests.append(request)
+            if self.keep_requests:
+                self.requests.append(request)
             answer = self.function(request)
             on_reply(index, answer if isinstance(answer, Reply) else self._reply(request, answer))
 
@@ -74,7 +78,8 @@ def open_canned(options: CannedOptions) -> CannedBackend:
         prompt = prompt_text(request)
         return next((text for part, text in rules if part in prompt), options.default_text)
 
-    return CannedBackend(answer, f"canned:{options.model}#{digest([rules, options.default_text])}")
+    identity = f"canned:{options.model}#{digest([rules, options.default_text])}"
+    return CannedBackend(answer, identity, keep_requests=False)
 
 
 def read_rules(path: Path) -> list[tuple[str, str]]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
@@ -9,7 +10,16 @@ from dataclasses import dataclass, field, replace
 from autointerp.llm.budget import Budget, most_usd
 from autointerp.llm.prices import Price
 from autointerp.llm.store import ReplyStore
-from autointerp.llm.types import Backend, Capability, ErrorKind, KeepsState, Reply, Request
+from autointerp.llm.turns import StoppedError, Turns
+from autointerp.llm.types import (
+    Backend,
+    Capability,
+    ErrorKind,
+    KeepsState,
+    Reply,
+    Request,
+    ServesThreads,
+)
 
 
 @dataclass(kw_only=True)
@@ -69,6 +79,9 @@ class StoredModel:
     next call asks again. A stored reply keeps the usage it was made with; `stats` tells how many
     were stored and how many sent.
 
+    Several threads may ask at once where `in_flight` is a number and `turns` is set; what one of them
+    has asked is not asked again by another.
+
     A reply whose backend does not know its cost gets it from `price`. With a `budget`, requests are
     sent in groups that cannot overrun it together, and every reply of a group is waited for.
     """
@@ -91,8 +104,19 @@ class StoredModel:
         self.identity: str = backend.identity
         self.capabilities: frozenset[Capability] = backend.capabilities
         self.stats = ModelStats()
+        self.turns: Turns | None = None
+        """Set while several threads ask at once; each then computes in its turn."""
+        self._lock = threading.Lock()
+        self._asked: dict[str, dict[str, Reply]] = {}
         if isinstance(backend, KeepsState):
             backend.keep_state(store.path.with_name(f"{store.path.stem}.batches.sqlite"))
+
+    @property
+    def in_flight(self) -> int | None:
+        """Most requests under way where several threads may ask at once; None where they may not."""
+        if self.budget is not None or not isinstance(self.backend, ServesThreads):
+            return None
+        return self.backend.in_flight
 
     def complete(self, requests: Sequence[Request]) -> list[Reply]:
         """Replies in the order of the requests.
@@ -102,21 +126,26 @@ class StoredModel:
         store cannot be read or written.
         """
         keys = [request.key(self.identity) for request in requests]
-        stats = self.stats
-        stats.requests += len(keys)
         replies = self.store.get_many(keys)
         missing: dict[str, Request] = {}
-        for key, request in zip(keys, requests, strict=True):
-            if key in replies:
-                stats.add_stored(replies[key])
-            elif key in missing:
-                stats.duplicates += 1
-            else:
-                missing[key] = request
-        if replies and self.progress is not None:
-            self.progress(stats)
+        others: dict[str, dict[str, Reply]] = {}
+        with self._lock:
+            stats = self.stats
+            stats.requests += len(keys)
+            for key, request in zip(keys, requests, strict=True):
+                if key in replies:
+                    stats.add_stored(replies[key])
+                elif key in missing or key in self._asked:
+                    stats.duplicates += 1
+                    if key not in missing:
+                        others[key] = self._asked[key]
+                else:
+                    missing[key] = request
+            if replies and self.progress is not None:
+                self.progress(stats)
         for affordable in self._affordable(missing):
             self._ask(affordable, replies)
+        self._wait_for(others, replies)
         return [replies[key] for key in keys]
 
     def count_tokens(self, text: str) -> int | None:
@@ -163,19 +192,46 @@ class StoredModel:
 
     def _ask(self, missing: dict[str, Request], replies: dict[str, Reply]) -> None:
         keys = list(missing)
+        turns = self.turns
 
         def on_reply(index: int, reply: Reply) -> None:
             key = keys[index]
-            assert key not in replies, "a backend answered the same request twice"
-            replies[key] = reply = self._priced(missing[key], reply)
-            self.store.put(key, missing[key], reply, self.identity)
-            self.stats.add_sent(reply)
-            if self.progress is not None:
-                self.progress(self.stats)
+            with self._lock:
+                assert key not in replies, "a backend answered the same request twice"
+                replies[key] = reply = self._priced(missing[key], reply)
+                self.store.put(key, missing[key], reply, self.identity)
+                self.stats.add_sent(reply)
+                if self.progress is not None:
+                    self.progress(self.stats)
 
         try:
-            self.backend.complete(list(missing.values()), on_reply)
+            if turns is None:
+                self.backend.complete(list(missing.values()), on_reply)
+            else:
+                self._asked |= dict.fromkeys(keys, replies)
+                with turns.waiting(len(keys)) as answered:
+
+                    def on_reply_in_turns(index: int, reply: Reply) -> None:
+                        on_reply(index, reply)
+                        answered()
+                        if turns.interrupted:
+                            raise StoppedError
+
+                    self.backend.complete(list(missing.values()), on_reply_in_turns)
         finally:
+            for key in keys:
+                self._asked.pop(key, None)
             self.store.flush()
         unanswered = [key for key in keys if key not in replies]
         assert not unanswered, f"the backend left {len(unanswered)} of {len(keys)} requests unanswered"
+
+    def _wait_for(self, others: dict[str, dict[str, Reply]], replies: dict[str, Reply]) -> None:
+        """Take the replies that other threads had asked for already, once their calls end."""
+        if not others:
+            return
+        assert self.turns is not None
+        self.turns.wait_until(lambda: not any(self._asked.get(key) is told for key, told in others.items()))
+        for key, told in others.items():
+            if key not in told:  # that call failed, and ends the whole
+                raise StoppedError
+            replies[key] = told[key]

@@ -6,9 +6,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from autointerp.config import digest
-from autointerp.llm.local_generate import Generator, Ongoing, named
+from autointerp.llm.local_generate import Generator, Ongoing, end_tokens, named
 from autointerp.llm.local_likelihood import Given, Runner, Scored, score
 from autointerp.llm.local_plain import PlainRunner
+from autointerp.llm.local_schema import Schemas
 from autointerp.llm.local_text import Texts
 from autointerp.llm.local_tree import TreeRunner, packs_well
 from autointerp.llm.options import LocalOptions
@@ -33,7 +34,7 @@ class LocalBackend:
 
     Requests are grouped by what their tokens begin with, and each distinct beginning is computed
     once (`autointerp.llm.local_tree`). Costs are 0. `identity` holds the weights' fingerprint,
-    the arithmetic and `max_context`. `json_schema` is left to the prompt.
+    the arithmetic and `max_context`. `json_schema` is left to the prompt, unless `hold_to_schema` is set.
 
     Raises `UserError` for a model or device that cannot be used.
     """
@@ -57,7 +58,12 @@ class LocalBackend:
         self.capabilities: frozenset[Capability] = options.capabilities()
         weights = fingerprint(options.model, options.revision)
         self.max_context = _max_context(self.model, options.max_context)
-        self.identity = f"local:{digest([weights, dtype, self.max_context])}"
+        told = [weights, dtype, self.max_context]
+        self.identity = f"local:{digest([*told, 'held'] if options.hold_to_schema else told)}"
+        self.schemas: Schemas | None = None
+        if options.hold_to_schema:
+            vocabulary = int(self.model.config.get_text_config().vocab_size)
+            self.schemas = Schemas(tokenizer, vocabulary, end_tokens(self.model, tokenizer))
         self.max_forward_tokens = options.max_forward_tokens or (
             _FORWARD_TOKENS_CPU if torch.device(device).type == "cpu" else _FORWARD_TOKENS_GPU
         )
@@ -95,6 +101,9 @@ class LocalBackend:
                 item = Given(ids=ids + self.texts.continuation_ids(request.continuation), first=len(ids))
             elif request.prompt_top_logprobs:
                 item = Given(ids=ids, first=1, n_top=request.prompt_top_logprobs)
+            elif (unheld := self._unheld(request)) is not None:
+                on_reply(index, unheld)
+                continue
             elif len(ids) < self.max_context:
                 room = min(request.max_tokens, self.max_context - len(ids))
                 generated.append(Ongoing(index=index, request=request, ids=ids, max_new=max(room, 1)))
@@ -114,7 +123,12 @@ class LocalBackend:
                 else None
             )
             Generator(
-                self.model, self.texts, runner, self.options.max_batch_tokens, self.options.model
+                self.model,
+                self.texts,
+                runner,
+                self.options.max_batch_tokens,
+                self.options.model,
+                self.schemas,
             ).generate(generated, on_reply)
 
     def _score(self, given: dict[int, Given], on_reply: OnReply) -> None:
@@ -151,6 +165,17 @@ class LocalBackend:
             seconds=scored.seconds,
         )
         return Reply(tokens=tuple(tokens), usage=usage, model=self.options.model)
+
+    def _unheld(self, request: Request) -> Reply | None:
+        """The error of a request whose JSON schema cannot be compiled."""
+        if self.schemas is None or request.json_schema is None:
+            return None
+        try:
+            self.schemas.held(request.json_schema)
+        except ValueError as error:
+            message = f"the JSON schema cannot be used: {error}"
+            return Reply(error=ErrorKind.BAD_REQUEST, error_message=message, model=self.options.model)
+        return None
 
     def _too_long(self, n: int) -> Reply:
         message = f"{n} tokens where the model takes {self.max_context}"

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from autointerp.llm.local_schema import Held, Schemas
 from autointerp.llm.local_text import Texts
 from autointerp.llm.local_tree import KeysValues, TokenTree, TreeRunner, as_cache, common_prefix
 from autointerp.llm.types import Reply, Request, TokenLogprob, Usage
@@ -30,22 +31,32 @@ class Ongoing:
     logprobs: list[TokenLogprob] = field(default_factory=list)
     generator: torch.Generator | None = None
     finish: str | None = None
+    held: Held | None = None
+    """Which tokens may follow, where the reply is held to a JSON schema."""
 
 
 class Generator:
     """Answers generation requests with one model.
 
     Greedy for temperature 0; otherwise sampled from a random stream of each request's own (its
-    seed, or its hash), so that a reply does not depend on what else is in the batch.
+    seed, or its hash), so that a reply does not depend on what else is in the batch. With `schemas` a reply
+    is held to its request's JSON schema; log-probabilities are those of the model before that.
     """
 
     def __init__(
-        self, model: Any, texts: Texts, runner: TreeRunner | None, max_batch_tokens: int, name: str
+        self,
+        model: Any,
+        texts: Texts,
+        runner: TreeRunner | None,
+        max_batch_tokens: int,
+        name: str,
+        schemas: Schemas | None = None,
     ) -> None:
         self.model, self.texts, self.runner, self.name = model, texts, runner, name
+        self.schemas = schemas
         self.max_batch_tokens = max_batch_tokens
         self.device: torch.device = model.device
-        self.ends = _end_tokens(model, texts.tokenizer)
+        self.ends = end_tokens(model, texts.tokenizer)
 
     def generate(self, sequences: Sequence[Ongoing], on_reply: Callable[[int, Reply], None]) -> None:
         """Answer each request, in batches of similar length."""
@@ -62,7 +73,8 @@ class Generator:
                 torch.cuda.empty_cache()
                 self.max_batch_tokens //= 2
                 for sequence in pending[:n]:
-                    sequence.tokens, sequence.logprobs, sequence.generator = [], [], None
+                    sequence.tokens, sequence.logprobs = [], []
+                    sequence.generator = sequence.held = None
                 pending = [s for s in pending if s.finish is None]
                 continue
             pending, first = pending[n:], False
@@ -154,8 +166,11 @@ class Generator:
         """The next token of each sequence, [alive]; notes log-probabilities where asked."""
         chosen: list[int] = logits.argmax(dim=-1).tolist()
         for row, sequence in enumerate(alive):
+            allowed = self._allowed(sequence, logits[row])
             if sequence.request.temperature > 0:
-                chosen[row] = _sample(sequence, logits[row])
+                chosen[row] = _sample(sequence, allowed)
+            elif sequence.held is not None:
+                chosen[row] = int(allowed.argmax())
         rows = [i for i, s in enumerate(alive) if s.request.top_logprobs]
         if rows:
             values = torch.log_softmax(logits[rows].float(), dim=-1)
@@ -172,6 +187,15 @@ class Generator:
                 )
         return chosen
 
+    def _allowed(self, sequence: Ongoing, logits: torch.Tensor) -> torch.Tensor:
+        """The logits of the tokens that a sequence may go on with, [vocabulary]."""
+        schema = sequence.request.json_schema
+        if self.schemas is None or schema is None:
+            return logits
+        if sequence.held is None:
+            sequence.held = self.schemas.held(schema)
+        return sequence.held.masked(logits)
+
     def _advance(self, sequence: Ongoing, token: int) -> None:
         """Take the next token in, and see whether the reply ends with it."""
         if token in self.ends:
@@ -179,6 +203,8 @@ class Generator:
             del sequence.logprobs[len(sequence.tokens) :]
             return
         sequence.tokens.append(token)
+        if sequence.held is not None and sequence.held.take(token):
+            sequence.finish = "stop"
         stops = sequence.request.stop
         if stops:
             tail = self.texts.added_text(sequence.tokens[-max(map(len, stops)) - 8 :])
@@ -234,7 +260,8 @@ def _sample(sequence: Ongoing, logits: torch.Tensor) -> int:
     return int(torch.multinomial(probabilities, 1, generator=sequence.generator))
 
 
-def _end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+def end_tokens(model: Any, tokenizer: Any) -> frozenset[int]:
+    """The tokens that end a reply."""
     configured = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
     ends = list(configured) if isinstance(configured, list | tuple) else [configured]
     return frozenset(int(end) for end in [*ends, tokenizer.eos_token_id] if end is not None)

@@ -68,6 +68,7 @@ class OpenAIBackend:
         self.options = options
         self.capabilities: frozenset[Capability] = options.capabilities()
         self.identity = openai_identity(options)
+        self.in_flight = options.max_concurrency
         self._key = api_key(options)
         self._transport = _sender(options, self._key)
         self._limit = AdaptiveLimit(options.max_concurrency)

@@ -84,16 +84,24 @@ def status_failure(answer: HttpAnswer) -> Failure:
 
 
 def retry_after(headers: Mapping[str, str]) -> float | None:
-    """Seconds a server asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date."""
+    """Seconds a server asks to wait: `retry-after-ms`, or `retry-after` in seconds or as a date.
+
+    A date is read against the server's own, where it sent one: this machine's clock may be wrong.
+    """
     for name, unit in (("retry-after-ms", 1e-3), ("retry-after", 1.0)):
         try:
             return max(0.0, float(headers[name]) * unit)
         except (KeyError, ValueError):
             continue
     try:
-        return max(0.0, parsedate_to_datetime(headers["retry-after"]).timestamp() - time())
+        until = parsedate_to_datetime(headers["retry-after"]).timestamp()
     except (KeyError, ValueError):
         return None
+    try:
+        now = parsedate_to_datetime(headers["date"]).timestamp()
+    except (KeyError, ValueError):
+        now = time()
+    return max(0.0, until - now)
 
 
 def one_line(text: str) -> str:

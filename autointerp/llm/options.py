@@ -59,10 +59,13 @@ class LocalOptions(BackendOptions):
     """Longest prompt with its continuation or reply, in tokens; by default the model's own limit."""
     prefix_cache: bool = not_a_result(True)
     """Compute tokens that several requests begin with once."""
+    hold_to_schema: bool = False
+    """Hold replies to the JSON schema a scorer asks for, token by token, so that those of weak models can be
+    read. Needs the package llguidance: `pip install 'autointerp[structured]'`."""
 
     def capabilities(self) -> frozenset[Capability]:
-        """All but `JSON_SCHEMA`."""
-        return frozenset(Capability) - {Capability.JSON_SCHEMA}
+        """All; `JSON_SCHEMA` only with `hold_to_schema`."""
+        return frozenset(Capability) - (set() if self.hold_to_schema else {Capability.JSON_SCHEMA})
 
 
 class OpenAIOptions(BackendOptions):

@@ -50,7 +50,7 @@ BACKENDS: dict[str, BackendSpec] = {
     "local": BackendSpec(
         options=LocalOptions,
         factory=_lazy("local", "LocalBackend"),
-        usual_capabilities=frozenset(Capability) - {Capability.JSON_SCHEMA},
+        usual_capabilities=frozenset(Capability) - {Capability.JSON_SCHEMA},  # with `hold_to_schema` that too
     ),
     "openai": BackendSpec(
         options=OpenAIOptions,

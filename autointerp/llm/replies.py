@@ -24,6 +24,12 @@ _OLD = (
     "SELECT key, model, NULL AS prompt, request, created, prompt_tokens, completion_tokens, cost_usd "
     f"FROM main.{store_rows.FIRST_LAYOUT}"
 )
+_ANSWERS = (
+    "SELECT key, models.model, created, prompts.prompt, request, reply, reply_model, prompt_tokens, "
+    "completion_tokens, cost_usd FROM answers JOIN models ON answers.model = models.id "
+    "JOIN prompts ON answers.prompt = prompts.id"
+)
+_KEYS_PER_QUERY = 500
 _HABIT_ROWS = 2_000
 _PACE_ROWS = 200_000
 _LONGEST_PAUSE_SECONDS = 60.0
@@ -134,6 +140,27 @@ class StoredReplies:
             found = find_replies(self._db, keys, new=self._new, old=self._old)
             return {key: read() for key, read in found}
 
+    def exchanges(self, keys: Iterable[str]) -> dict[str, tuple[str, dict[str, Any], Reply]]:
+        """Of the stored ones among these keys: the model's identity, the request as JSON values, the reply."""
+        wanted = list(dict.fromkeys(keys))
+        found: dict[str, tuple[str, dict[str, Any], Reply]] = {}
+        with self._explained():
+            for start in range(0, len(wanted), _KEYS_PER_QUERY):
+                some = wanted[start : start + _KEYS_PER_QUERY]
+                marks = ",".join("?" * len(some))
+                if self._old:
+                    query = f"SELECT key, model, request, reply FROM {store_rows.FIRST_LAYOUT} WHERE key IN ({marks})"
+                    for key, model, request, reply in self._db.execute(query, some):
+                        found[key] = (model, json.loads(request), Reply.from_json(reply))
+                if self._new:
+                    query = f"{_ANSWERS} WHERE key IN ({marks})"
+                    for key, model, _, prompt, request, *columns in self._db.execute(
+                        query, [store_rows.key_bytes(key) for key in some]
+                    ):
+                        told = store_rows.unpack_request(prompt, request)
+                        found[store_rows.key_text(key)] = (model, told, store_rows.unpack_reply(*columns))
+        return found
+
     def export(self) -> Iterator[dict[str, Any]]:
         """Every reply as a table of JSON values: key, model, created, request and reply."""
         with self._explained():
@@ -145,9 +172,7 @@ class StoredReplies:
                     yield _exported(key, model, created, json.loads(request), Reply.from_json(reply))
             if self._new:
                 for key, model, created, prompt, request, *columns in self._db.execute(
-                    "SELECT key, models.model, created, prompts.prompt, request, reply, reply_model, prompt_tokens, "
-                    "completion_tokens, cost_usd FROM answers JOIN models ON answers.model = models.id "
-                    "JOIN prompts ON answers.prompt = prompts.id ORDER BY key"
+                    f"{_ANSWERS} ORDER BY key"
                 ):
                     told = store_rows.unpack_request(prompt, request)
                     reply = store_rows.unpack_reply(*columns)

@@ -19,13 +19,13 @@ from autointerp.llm.types import Reply, Request
 BUSY_SECONDS = 60.0
 """How long to wait for another process that is writing."""
 
-GATHER_SECONDS = 0.01
+GATHER_SECONDS = 0.002
 """Least time between two commits: replies that come faster are committed together, one that comes alone at once."""
 
 _KEYS_PER_QUERY = 500
 _ENOUGH_PENDING = 500
 _MOST_PENDING = 20_000
-_USES_TABLE = """
+USES_TABLE = """
 CREATE TABLE IF NOT EXISTS uses (
     ended REAL NOT NULL,
     model TEXT NOT NULL,
@@ -109,12 +109,12 @@ class ReplyStore:
         self.path = Path(path)
         self._lock = threading.Condition()
         self._pending: list[_Row] = []
-        self._n_writing = 0
+        self._n_given = self._n_committed = 0
         self._hurry = False
         self._failure: UserError | None = None
         self._closed = False
         self._thread: threading.Thread | None = None
-        self._committed = float("-inf")
+        self._last_commit = float("-inf")
         self._models: dict[tuple[str, str | None], int] = {}
         with self._explained():
             self.path.parent.mkdir(parents=True, exist_ok=True)
@@ -148,6 +148,7 @@ class ReplyStore:
                 self._thread.start()
             self._lock.wait_for(lambda: len(self._pending) < _MOST_PENDING or self._failure is not None)
             self._pending.append(row)
+            self._n_given += 1
             if len(self._pending) in (1, _ENOUGH_PENDING):
                 self._lock.notify_all()
 
@@ -156,9 +157,8 @@ class ReplyStore:
         with self._lock:
             self._hurry = bool(self._pending)
             self._lock.notify_all()
-            self._lock.wait_for(
-                lambda: (not self._pending and not self._n_writing) or self._failure is not None
-            )
+            wanted = self._n_given
+            self._lock.wait_for(lambda: self._n_committed >= wanted or self._failure is not None)
             self._raise_failure()
 
     def record_use(
@@ -175,7 +175,7 @@ class ReplyStore:
         """Write down what a process that ends asked of a model, for `autointerp replies`."""
         row = (time.time(), model, requests, stored, duplicates, sent, errors, cost_usd)
         with self._explained(), self._reading, self._reader:
-            self._reader.execute(_USES_TABLE)
+            self._reader.execute(USES_TABLE)
             self._reader.execute("INSERT INTO uses VALUES (?, ?, ?, ?, ?, ?, ?, ?)", row)
 
     def counts(self) -> StoreCounts:
@@ -229,11 +229,11 @@ class ReplyStore:
                 while rows := self._take():
                     with connection:
                         self._insert(connection, rows)
+                    self._committed(len(rows))
         except UserError as error:
             self._failure = error
         finally:
             with self._lock:
-                self._n_writing = 0
                 self._lock.notify_all()
 
     def _insert(self, connection: sqlite3.Connection, rows: list[_Row]) -> None:
@@ -269,20 +269,22 @@ class ReplyStore:
             ],
         )
 
+    def _committed(self, n: int) -> None:
+        with self._lock:
+            self._n_committed += n
+            self._lock.notify_all()
+
     def _take(self) -> list[_Row]:
         """Everything pending; waits for some, and returns none when the store is closed."""
         with self._lock:
-            self._n_writing = 0
-            self._lock.notify_all()
             self._lock.wait_for(lambda: self._pending or self._closed)
             self._lock.wait_for(
                 lambda: self._hurry or self._closed or len(self._pending) >= _ENOUGH_PENDING,
-                timeout=max(0.0, self._committed + GATHER_SECONDS - time.monotonic()),
+                timeout=max(0.0, self._last_commit + GATHER_SECONDS - time.monotonic()),
             )
             self._hurry = False
-            self._committed = time.monotonic()
+            self._last_commit = time.monotonic()
             rows, self._pending = self._pending, []
-            self._n_writing = len(rows)
             return rows
 
     def _parse(self, key: str, read: Callable[[], Reply]) -> Reply:

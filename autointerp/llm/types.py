@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, fields
 from enum import StrEnum
 from hashlib import blake2b
 from pathlib import Path
@@ -66,21 +66,43 @@ class Request:
     top_logprobs: int = 0
     """How many alternatives to report at each generated token."""
     json_schema: Mapping[str, Any] | None = None
-    """JSON schema the reply must satisfy; backends without `JSON_SCHEMA` leave it to the prompt."""
+    """JSON schema the reply must satisfy; backends without `JSON_SCHEMA` leave it to the prompt. Requests may
+    share one; it is not changed afterwards."""
 
     def __post_init__(self) -> None:
         assert (self.messages is None) != (self.prompt is None), "one of messages and prompt"
 
     def key(self, model_identity: str) -> str:
         """Hash (32 hex digits) of everything that changes the answer, the model included."""
-        content = {**vars(self), "model": model_identity}
+        made: tuple[str, str] | None = self.__dict__.get("_made_key")
+        if made is not None and made[0] == model_identity:
+            return made[1]
+        content = {name: getattr(self, name) for name in _KEY_FIELDS}
+        content["model"] = model_identity
         if self.messages is not None:
             content["messages"] = [{"role": m.role, "content": m.content} for m in self.messages]
-        text = _KEY_JSON.encode(content)
-        return blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        # In the order of sorted keys; schemas, which many requests share, are not spelled out each time.
+        head = f'{{"continuation":{_KEY_JSON.encode(self.continuation)},"json_schema":{_schema_text(self.json_schema)},'
+        text = head + _KEY_JSON.encode(content)[1:]
+        key = blake2b(text.encode("utf-8", "surrogatepass"), digest_size=16).hexdigest()
+        self.__dict__["_made_key"] = (model_identity, key)
+        return key
 
 
 _KEY_JSON = json.JSONEncoder(sort_keys=True, ensure_ascii=False, separators=(",", ":"), default=dict)
+_KEY_FIELDS = [f.name for f in fields(Request) if f.name not in ("continuation", "json_schema")]
+_MOST_SCHEMAS = 256
+_schemas: dict[int, tuple[Mapping[str, Any] | None, str]] = {}
+
+
+def _schema_text(schema: Mapping[str, Any] | None) -> str:
+    """The schema in JSON; made once for each object, which is kept so that its place is not taken."""
+    known = _schemas.get(id(schema))
+    if known is None:
+        if len(_schemas) >= _MOST_SCHEMAS:
+            _schemas.clear()
+        known = _schemas[id(schema)] = (schema, _KEY_JSON.encode(schema))
+    return known[1]
 
 
 class ErrorKind(StrEnum):
@@ -201,6 +223,14 @@ class KeepsState(Protocol):
     def keep_state(self, path: Path) -> None:
         """Remember it in this file."""
         ...
+
+
+@runtime_checkable
+class ServesThreads(Protocol):
+    """A backend whose `complete` several threads may call at once, such as a connection to a server."""
+
+    in_flight: int
+    """Most requests it has under way, over all calls."""
 
 
 class LanguageModel(Protocol):

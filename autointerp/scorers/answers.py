@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -47,8 +48,9 @@ class Shown:
         )
 
 
+@lru_cache(maxsize=128)
 def answer_schema(n_examples: int) -> dict[str, Any]:
-    """JSON schema of `{"1": 0 or 1, ..., "n": 0 or 1}`, in the subset strict servers take."""
+    """JSON schema of `{"1": 0 or 1, ..., "n": 0 or 1}`, in the subset strict servers take; not to be changed."""
     keys = [str(i) for i in range(1, n_examples + 1)]
     return {
         "type": "object",
@@ -67,12 +69,13 @@ def json_plan(
     answer alone.
     """
     batches = [shown[i : i + per_request] for i in range(0, len(shown), per_request)]
+    description = one_line(explanation)
     requests = []
     for batch in batches:
         texts = "\n".join(f"{i}: {quoted(s.text)}" for i, s in enumerate(batch, start=1))
         requests.append(
             Request(
-                messages=prompt.messages({"explanation": one_line(explanation), "texts": texts}),
+                messages=prompt.messages({"explanation": description, "texts": texts}),
                 max_tokens=16 + 10 * len(batch) if max_tokens is None else max_tokens,
                 json_schema=answer_schema(len(batch)),
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from typing import Any, TypeVar, overload
@@ -11,6 +12,7 @@ from autointerp.scorers.base import Item, Judged, Judgement
 from autointerp.scorers.metrics import classification, headline
 
 _MAX_REASON_CHARACTERS = 200
+_BESIDE_SCHEMA = [f.name for f in fields(Request) if f.name != "json_schema"]
 N = TypeVar("N")
 T = TypeVar("T")
 
@@ -30,22 +32,35 @@ def carry_out(plans: Sequence[Plan], model: LanguageModel) -> list[tuple[list[Ju
     The usage of a plan is that of all its own requests, shared or stored ones included: what the
     item would cost alone. A request that several items share is counted for each of them.
     """
-    names = [[_name(request) for request in plan.requests] for plan in plans]
-    distinct: dict[Hashable, Request] = {}
-    for plan, own in zip(plans, names, strict=True):
-        distinct.update(zip(own, plan.requests, strict=True))
-    replies = dict(zip(distinct, model.complete(list(distinct.values())), strict=True))
+    schemas: dict[int, str] = {}
+    numbers: dict[Hashable, int] = {}
+    distinct: list[Request] = []
+    places: list[list[int]] = []
+    for plan in plans:
+        places.append([])
+        for request in plan.requests:
+            number = numbers.setdefault(_name(request, schemas), len(numbers))
+            if number == len(distinct):
+                distinct.append(request)
+            places[-1].append(number)
+    replies = model.complete(distinct)
     results = []
-    for plan, own in zip(plans, names, strict=True):
-        judgements = plan.read([replies[name] for name in own], Keys(plan.requests, model.identity))
-        usage = total_usage([replies[name] for name in dict.fromkeys(own)])
+    for plan, own in zip(plans, places, strict=True):
+        judgements = plan.read([replies[i] for i in own], Keys([distinct[i] for i in own], model.identity))
+        usage = total_usage([replies[i] for i in dict.fromkeys(own)])
         results.append((sorted(judgements, key=lambda j: (j.example, j.kind)), usage))
     return results
 
 
-def _name(request: Request) -> Hashable:
-    """Equal for equal requests, and much cheaper than their hash."""
-    return request if request.json_schema is None else request.key("")
+def _name(request: Request, schemas: dict[int, str]) -> Hashable:
+    """Equal for equal requests, and much cheaper than their hash; `schemas` holds those met as text."""
+    schema = request.json_schema
+    if schema is None:
+        return request
+    text = schemas.get(id(schema))
+    if text is None:
+        text = schemas[id(schema)] = json.dumps(schema, sort_keys=True, default=dict)
+    return (text, *(getattr(request, name) for name in _BESIDE_SCHEMA))
 
 
 class Keys(Sequence[str]):

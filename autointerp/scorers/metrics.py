@@ -8,7 +8,7 @@ independent draws; windows that share a document are not quite that, so real unc
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Hashable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -51,6 +51,8 @@ def classification(judgements: Sequence[Judgement]) -> dict[str, Any]:
     fn = sum(bool(j.label and not j.prediction) for j in decided)
     counts: dict[str, int | None] = {"tp": tp, "fp": fp, "tn": tn, "fn": fn}
     sensitivity, specificity = _share(tp, tp + fn), _share(tn, tn + fp)
+    said_yes = _rates_by((j.decile, j.prediction is True) for j in decided if j.label)
+    said_no = _rates_by((j.kind, j.prediction is False) for j in decided if not j.label)
     return {
         "n_examples": total,
         "coverage": _share(len(read), total),
@@ -64,13 +66,8 @@ def classification(judgements: Sequence[Judgement]) -> dict[str, Any]:
         "worst_case_accuracy": None if read and not decided else _share(tp + tn, total),
         "f1": _share(2 * tp, 2 * tp + fp + fn),
         "auroc": auroc_of(judgements).value,
-        "sensitivity_by_decile": [
-            _rate_of(decided, True, lambda j, d=decile: j.label and j.decile == d) for decile in range(1, 11)
-        ],
-        "specificity_by_kind": {
-            kind: _rate_of(decided, False, lambda j, k=kind: not j.label and j.kind == k)
-            for kind in NEGATIVE_KINDS
-        },
+        "sensitivity_by_decile": [said_yes.get(decile) for decile in range(1, 11)],
+        "specificity_by_kind": {kind: said_no.get(kind) for kind in NEGATIVE_KINDS},
     }
 
 
@@ -285,7 +282,9 @@ def _share(part: int, whole: int) -> float | None:
     return part / whole if whole else None
 
 
-def _rate_of(decided: Sequence[Judgement], answer: bool, wanted: Any) -> float | None:
-    """Share of the wanted judgements that were answered so."""
-    answers = [j.prediction is answer for j in decided if wanted(j)]
-    return _share(sum(answers), len(answers))
+def _rates_by(answers: Iterable[tuple[Hashable, bool]]) -> dict[Hashable, float]:
+    """For each group, the share of its answers that are true."""
+    told: dict[Hashable, list[bool]] = {}
+    for group, answer in answers:
+        told.setdefault(group, []).append(answer)
+    return {group: sum(all_of) / len(all_of) for group, all_of in told.items()}

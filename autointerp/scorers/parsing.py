@@ -11,6 +11,7 @@ from __future__ import annotations
 import json
 import re
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 _THINK = re.compile(r"<(think|thinking|reasoning)>.*?</\1>", re.DOTALL | re.IGNORECASE)
@@ -20,6 +21,7 @@ _KEY = re.compile(r"(?:(?:text|example)[ _]?)?0*([1-9][0-9]{0,5})", re.IGNORECAS
 _WORDS = {"1": True, "true": True, "yes": True, "0": False, "false": False, "no": False}
 _MAX_CHARACTERS = 100_000
 _MAX_OBJECTS = 200
+_MAX_KEPT_CHARACTERS = 40
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,13 +68,12 @@ def without_reasoning(text: str) -> str:
 
 def json_objects(text: str) -> list[list[tuple[str, Any]]]:
     """The outermost JSON objects in a text, in order, each as its key-value pairs."""
-    decoder = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=_short_int)
     found: list[list[tuple[str, Any]]] = []
     start, tries = text.find("{"), 0
     while start != -1 and tries < _MAX_OBJECTS:
         tries += 1
         try:
-            value, end = decoder.raw_decode(text, start)
+            value, end = _DECODER.raw_decode(text, start)
         except (ValueError, RecursionError):
             end = start + 1
         else:
@@ -96,13 +97,23 @@ def _short_int(digits: str) -> int:
     return int(digits) if len(digits) <= 9 else -1
 
 
+_DECODER = json.JSONDecoder(object_pairs_hook=_Pairs, parse_int=_short_int)
+
+
+@lru_cache(maxsize=1024)
+def _example_of(key: str) -> int | None:
+    """The example (from 1) a key names, if it names one."""
+    match = _KEY.fullmatch(key.strip())
+    return int(match[1]) if match else None
+
+
 def _answers(pairs: list[tuple[str, Any]], n_examples: int) -> dict[int, bool] | None:
     """Answers by example; None if no key names one."""
     values: dict[int, set[bool | None]] = {}
     for key, value in pairs:
-        match = _KEY.fullmatch(key.strip())
-        if match and 1 <= int(match[1]) <= n_examples:
-            values.setdefault(int(match[1]), set()).add(read_bool(value))
+        example = _example_of(key) if len(key) <= _MAX_KEPT_CHARACTERS else _example_of.__wrapped__(key)
+        if example is not None and example <= n_examples:
+            values.setdefault(example, set()).add(read_bool(value))
     if not values:
         return None
     agreed = {example: next(iter(seen)) for example, seen in values.items() if len(seen) == 1}

@@ -11,7 +11,7 @@ import json
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import cached_property, lru_cache
 from importlib.resources import files
 from typing import Literal, cast
 
@@ -19,6 +19,7 @@ from autointerp.llm.types import Message
 from autointerp.sampling.windows import defuse
 
 _PLACEHOLDER = re.compile(r"\{([a-z_]+)\}")
+_QUOTED = json.JSONEncoder(ensure_ascii=False)
 MAX_EXPLANATION_CHARACTERS = 2_000
 """Longer explanations are cut before a judge sees them."""
 
@@ -41,12 +42,15 @@ class Prompt:
 
     def messages(self, values: Mapping[str, str]) -> tuple[Message, ...]:
         """The file as chat messages, the query last."""
-        chat = tuple(
+        return (*self._before_query, Message(role="user", content=self.part("query", values)))
+
+    @cached_property
+    def _before_query(self) -> tuple[Message, ...]:
+        return tuple(
             Message(role=cast(Literal["system", "user", "assistant"], role), content=text)
             for role, text in self.parts
             if role in ("system", "user", "assistant")
         )
-        return (*chat, Message(role="user", content=self.part("query", values)))
 
 
 @lru_cache(maxsize=32)
@@ -71,4 +75,4 @@ def one_line(explanation: str) -> str:
 
 def quoted(text: str) -> str:
     """Corpus text as a JSON string: it can end neither its line nor its quotes."""
-    return json.dumps(text, ensure_ascii=False)
+    return _QUOTED.encode(text)

@@ -81,8 +81,17 @@ class ReadoutScorer:
         """Judge the windows of every item, all requests of all items at once."""
         assert context.model is not None
 
+        last: tuple[LatentRecord, tuple[list[Shown], dict[str, Any]]] | None = None
+
+        def windows(item: Item) -> tuple[list[Shown], dict[str, Any]]:
+            # Every explanation of a latent is judged on the same windows, and they come one after the other.
+            nonlocal last
+            if last is None or last[0] is not item.record:
+                last = item.record, self.windows(item, context)
+            return last[1]
+
         def prepare(item: Item) -> tuple[Plan, dict[str, Any]]:
-            shown, notes = self.windows(item, context)
+            shown, notes = windows(item)
             plan = readout_plan(self.config, self._prompt, item.text, shown, self.pool, context.tokens)
             return plan, notes
 
@@ -95,7 +104,10 @@ class ReadoutScorer:
         return ask_about(items, context.model, prepare, finish, blank)
 
     def windows(self, item: Item, context: JudgeContext) -> tuple[list[Shown], dict[str, Any]]:
-        """The windows to be judged, in the order the judge sees them, and what `details` say of them."""
+        """The windows to be judged, in the order the judge sees them, and what `details` say of them.
+
+        They depend on the latent, never on the explanation.
+        """
         raise NotImplementedError
 
     def pool(self, evidence: np.ndarray) -> float:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -16,7 +18,8 @@ from autointerp.explainers.base import ExplainContext, Explanation
 from autointerp.llm.client import StoredModel
 from autointerp.sampling.windows import LatentRecord
 from autointerp.stages.plugins import ExplainerInstance, Models, ShardProgress, build_explainers
-from autointerp.stages.selection import read_records, read_vocabulary, select_latents
+from autointerp.stages.selection import Records, read_vocabulary, select_latents
+from autointerp.stages.shards import Tables, carry_out, latents_at_once, remove_parts, write_parts
 from autointerp.stages.step import Step, StepResult
 
 if TYPE_CHECKING:
@@ -100,17 +103,29 @@ def explain(
     )
     size = config.explain.latents_per_shard
     shards = [latents[i : i + size] for i in range(0, len(latents), size)] or [[]]
-    with ShardProgress(f"explain/{instance.name}", shards, judge or model) as progress:
+    records = Records(run, "train" if instance.explainer.uses_windows else None)
+    at_once = latents_at_once(instance.explainer, instance.needs_subject)
+
+    def compute(ids: Sequence[int]) -> Tables:
+        rows = _explain_records(instance, records.read(ids), context)
+        return {"explanations": table_of("explanations", rows)}
+
+    def pieces(progress: ShardProgress) -> Iterator[Callable[[], None]]:
         for index, ids in enumerate(shards):
             path = run.shard("explanations", instance.name, index=index)
             if path.exists() or not run.takes(index):
                 progress.finish(found_done=True)
-                continue
-            progress.start()
-            records = read_records(run, ids, "train" if instance.explainer.uses_windows else None)
-            rows = _explain_records(instance, records, context)
-            write_shard(path, table_of("explanations", rows), DATASETS["explanations"])
-            progress.finish()
+            else:
+                yield partial(one_shard, progress, path, ids)
+
+    def one_shard(progress: ShardProgress, path: Path, ids: Sequence[int]) -> None:
+        progress.start()
+        write_parts({"explanations": path}, ids, at_once, compute)
+        progress.finish()
+
+    with ShardProgress(f"explain/{instance.name}", shards, judge or model) as progress:
+        carry_out(pieces(progress), (model, judge), alone=instance.needs_subject)
+    remove_parts(run, f"explanations/{instance.name}")
     return _result(run, instance.name, len(shards))
 
 

@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from pathlib import Path
 from typing import Any
 
-from autointerp.artifacts import DATASETS, RunDirectory, write_shard
+from autointerp.artifacts import DATASETS, RunDirectory
+from autointerp.artifacts.by_latent import LatentReader
 from autointerp.artifacts.dataset import read_shard
 from autointerp.artifacts.schemas import table_of
 from autointerp.config import RunConfig
 from autointerp.llm.client import StoredModel
+from autointerp.sampling.windows import LatentRecord
 from autointerp.scorers.base import Item, JudgeContext, Judged
 from autointerp.stages.plugins import (
     NO_EXPLAINER,
@@ -21,7 +25,8 @@ from autointerp.stages.plugins import (
     build_explainers,
     build_scorers,
 )
-from autointerp.stages.selection import read_records, read_vocabulary, select_latents
+from autointerp.stages.selection import Records, read_vocabulary, select_latents
+from autointerp.stages.shards import Tables, carry_out, latents_at_once, remove_parts, write_parts
 from autointerp.stages.step import Step, StepResult
 
 VERSION = 1
@@ -92,24 +97,34 @@ def score(
     size = config.score.latents_per_shard
     shards = [latents[i : i + size] for i in range(0, len(latents), size)] or [[]]
     model = context.model if isinstance(context.model, StoredModel) else None
-    with ShardProgress(f"score/{instance.name}/{explainer}", shards, model) as progress:
+    records = Records(run, "test")
+    labels = [LatentReader(run.dataset("explanations", folder)) for folder in folders]
+    at_once = latents_at_once(instance.scorer, instance.needs_subject)
+
+    def compute(ids: Sequence[int]) -> Tables:
+        judgements, scores = _score_latents(instance, _explanations(labels, ids), records.read(ids), context)
+        return {"judgements": table_of("judgements", judgements), "scores": table_of("scores", scores)}
+
+    def pieces(progress: ShardProgress) -> Iterator[Callable[[], None]]:
         for index, ids in enumerate(shards):
             # `scores` is written last: its shard says that both are whole.
-            path = run.shard("scores", instance.name, explainer, index=index)
-            if path.exists() or not run.takes(index):
+            names = ("judgements", "scores")
+            paths = {name: run.shard(name, instance.name, explainer, index=index) for name in names}
+            if paths["scores"].exists() or not run.takes(index):
                 progress.finish(found_done=True)
-                continue
-            progress.start()
-            explanations = _explanations(run, folders, ids)
-            judgements, scores = _score_shard(run, instance, explanations, ids, context)
-            write_shard(
-                run.shard("judgements", instance.name, explainer, index=index),
-                table_of("judgements", judgements),
-                DATASETS["judgements"],
-            )
-            write_shard(path, table_of("scores", scores), DATASETS["scores"])
-            progress.finish()
-    return _result(run, f"{instance.name}/{explainer}", len(shards), len(selected) - len(latents))
+            else:
+                yield partial(one_shard, progress, paths, ids)
+
+    def one_shard(progress: ShardProgress, paths: dict[str, Path], ids: Sequence[int]) -> None:
+        progress.start()
+        write_parts(paths, ids, at_once, compute)
+        progress.finish()
+
+    part = f"{instance.name}/{explainer}"
+    with ShardProgress(f"score/{part}", shards, model) as progress:
+        carry_out(pieces(progress), (model,), alone=instance.needs_subject)
+    remove_parts(run, f"judgements/{part}", f"scores/{part}")
+    return _result(run, part, len(shards), len(selected) - len(latents))
 
 
 def _folders(config: RunConfig, instance: ScorerInstance, explainer: str) -> list[str]:
@@ -130,28 +145,23 @@ def _labelled(run: RunDirectory, folders: Sequence[str], selected: Sequence[int]
     }
 
 
-def _explanations(run: RunDirectory, folders: Sequence[str], latents: Sequence[int]) -> list[dict[str, Any]]:
+def _explanations(labels: Sequence[LatentReader], latents: Sequence[int]) -> list[dict[str, Any]]:
     """Rows of `explanations`, sorted by latent and id; one empty explanation each if none is judged."""
-    if not folders:
+    if not labels:
         blank = {"explanation": NO_EXPLAINER, "explainer": NO_EXPLAINER, "control": None, "text": ""}
         return [{"latent": latent, "status": "ok", **blank} for latent in latents]
-    rows = [
-        row
-        for folder in folders
-        for row in run.dataset("explanations", folder).read(latents=latents).to_pylist()
-    ]
+    rows = [row for reader in labels for row in reader.read(latents).to_pylist()]
     return sorted(rows, key=lambda row: (row["latent"], row["explanation"]))
 
 
-def _score_shard(
-    run: RunDirectory,
+def _score_latents(
     instance: ScorerInstance,
     explanations: Sequence[dict[str, Any]],
-    latents: Sequence[int],
+    latents: Sequence[LatentRecord],
     context: JudgeContext,
 ) -> tuple[list[dict[str, Any]], list[dict[str, Any]]]:
     """Rows of `judgements` and of `scores` for the explanations of some latents."""
-    records = {record.latent: record for record in read_records(run, latents, "test")}
+    records = {record.latent: record for record in latents}
     explained = [row for row in explanations if row["status"] == "ok"]
     items = [
         Item(explanation=row["explanation"], text=row["text"], record=records[row["latent"]])

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.compute as pc
 
 from autointerp.artifacts import RunDirectory
+from autointerp.artifacts.by_latent import LatentReader
 from autointerp.config import Latents
 from autointerp.errors import UserError
 from autointerp.sampling.windows import LatentRecord, TokenTable, Window
@@ -63,21 +64,55 @@ def select_latents(selection: Latents, run: RunDirectory, seed: int, where: str)
     return sorted(int(i) for i in drawable[np.argsort(rank[drawable])[:selection]])
 
 
+class Records:
+    """Records of latents, read some at a time, with the windows of one split (None: no windows)."""
+
+    def __init__(self, run: RunDirectory, split: str | None) -> None:
+        self.split = split
+        self._statistics = LatentReader(run.dataset("latents"), STATISTICS)
+        self._examples = LatentReader(run.dataset("examples"))
+
+    def read(self, latents: Sequence[int]) -> list[LatentRecord]:
+        """The records of these latents, in their order."""
+        rows = {row["latent"]: row for row in self._statistics.read(latents).to_pylist()}
+        windows: dict[int, list[Window]] = {latent: [] for latent in latents}
+        if self.split is not None:
+            table = self._examples.read(latents)
+            for latent, window in windows_of(table.filter(pc.equal(table.column("split"), self.split))):
+                windows[latent].append(window)
+        return [
+            LatentRecord(latent=latent, statistics=rows[latent], windows=tuple(windows[latent]))
+            for latent in latents
+        ]
+
+
 def read_records(run: RunDirectory, latents: Sequence[int], split: str | None) -> list[LatentRecord]:
     """The records of some latents, in their order, with the windows of one split (None: no windows)."""
-    rows: dict[int, dict[str, Any]] = {
-        row["latent"]: row
-        for row in run.dataset("latents").read(columns=list(STATISTICS), latents=latents).to_pylist()
-    }
-    windows: dict[int, list[Window]] = {latent: [] for latent in latents}
-    if split is not None:
-        for table in run.dataset("examples").iter_shards(latents=latents):
-            for row in table.filter(pc.field("split") == split).to_pylist():
-                windows[row["latent"]].append(Window.from_row(row))
-    return [
-        LatentRecord(latent=latent, statistics=rows[latent], windows=tuple(windows[latent]))
-        for latent in latents
-    ]
+    return Records(run, split).read(latents)
+
+
+def windows_of(examples: pa.Table) -> Iterator[tuple[int, Window]]:
+    """(latent, window) of each row of `examples`."""
+    scalars = ("latent", "example", "split", "kind", "decile", "context", "start", "source_latent")
+    lists = zip(
+        _lists(examples.column("tokens"), np.int64),
+        _lists(examples.column("activations"), np.float32),
+        strict=True,
+    )
+    columns = zip(*(examples.column(name).to_pylist() for name in scalars), strict=True)
+    for (latent, *values), (tokens, activations) in zip(columns, lists, strict=True):
+        told = dict(zip(scalars[1:], values, strict=True))
+        yield latent, Window(tokens=tokens, activations=activations, **told)
+
+
+def _lists(column: pa.ChunkedArray, dtype: type) -> list[np.ndarray]:
+    """The lists of a column, each an array."""
+    out: list[np.ndarray] = []
+    for chunk in column.chunks:
+        ends = np.cumsum(pc.fill_null(pc.list_value_length(chunk), 0).to_numpy(zero_copy_only=False))
+        flat = chunk.flatten().to_numpy(zero_copy_only=False).astype(dtype)
+        out += [flat[begin:end] for begin, end in zip([0, *ends.tolist()], ends.tolist(), strict=False)]
+    return out
 
 
 def read_vocabulary(run: RunDirectory) -> tuple[TokenTable, np.ndarray]:
