@@ -1,4 +1,4 @@
-"""`autointerp plan`, `autointerp replies` and `--max-cost`, against what a real server then sees."""
+"""`autointerp plan` of what models are asked, `autointerp replies` and `--max-cost`, against what a real server then sees."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 import pytest
 
 from autointerp import cli
+from autointerp.analyze.plan_count import NO_WINDOWS
+from autointerp.analyze.plan_shape import Given
 from autointerp.artifacts import RunDirectory
 from autointerp.config import RunConfig, load_config
 from autointerp.engine.pipeline import run_stages
@@ -16,6 +18,7 @@ from autointerp.engine.plan import plan_run
 from autointerp.errors import UserError
 from autointerp.llm.budget import BudgetReachedError
 from autointerp.llm.replies import StoredReplies
+from autointerp.report.plan_view import plan_views
 from tests.oracle import Oracle
 from tests.planted import build
 
@@ -69,6 +72,13 @@ def sampled(planted, tmp_path_factory):
     return run
 
 
+CACHED = ("activations", "contexts", "latents", "vocabulary")
+
+
+def size_of(run: RunDirectory, *datasets: str) -> int:
+    return sum(path.stat().st_size for name in datasets for path in (run.root / name).rglob("*.parquet"))
+
+
 def copied(run: RunDirectory, folder: Path) -> RunDirectory:
     shutil.copytree(run.root, folder / "run")
     return RunDirectory(folder / "run")
@@ -87,7 +97,9 @@ def test_a_plan_counts_what_the_server_then_sees(planted, sampled, tmp_path):
     with Server() as server:
         config = configured(planted, server.url)
         before = contents(run.root)
-        plan = plan_run(config, run, sample_latents=100, latents=[1_000_000], tokens_per_second=1000.0)
+        plan = plan_run(
+            config, run, sample_latents=100, latents=[1_000_000], given=Given(tokens_per_second=1000.0)
+        )
         assert not server.asked
         assert contents(run.root) == before
         run_stages(config, run, ["explain", "score"])
@@ -116,6 +128,9 @@ def test_a_plan_counts_what_the_server_then_sees(planted, sampled, tmp_path):
     assert mine.total.hours == pytest.approx(tokens / 1000 / 3600)
     whole, million = plan.scopes[1:]
     assert whole.n_latents == 6
+    assert by_name["cache"].note == by_name["sample"].note == "finished"
+    assert by_name["cache"].bytes == size_of(run, *CACHED)
+    assert by_name["sample"].bytes == size_of(run, "examples")
     assert {a.name: a for a in million.steps}["explain/default"].requests == 1_000_000
     assert million.total.cost_usd > 1e4 * mine.total.cost_usd
 
@@ -187,11 +202,18 @@ def test_scorers_of_every_kind_of_request_are_counted_exactly(planted, sampled, 
     assert all(counts.values())
 
 
-def test_without_samples_it_says_what_to_run(planted, tmp_path):
+def test_without_samples_prompts_are_not_counted(planted, tmp_path):
     config = configured(planted, "http://127.0.0.1:9/v1")
-    with pytest.raises(UserError, match="autointerp sample"):
-        plan_run(config, RunDirectory(tmp_path / "nothing"))
+    told = plan_run(config, RunDirectory(tmp_path / "nothing"), given=Given(n_latents=7))
     assert not (tmp_path / "nothing").exists()
+    steps = {amount.name: amount for amount in told.scopes[0].steps}
+    assert steps["explain/default"].requests is None
+    assert steps["explain/default"].n_latents == 7
+    assert steps["explain/default"].note == NO_WINDOWS
+    assert told.scopes[0].total.note.startswith("without 5 not counted")
+    shown = "\n".join(view.note or "" for view in plan_views(told))
+    assert "autointerp sample" in shown
+    assert "--like" in shown
 
 
 def test_samples_made_otherwise_are_refused(planted, sampled):
@@ -254,8 +276,9 @@ def test_on_the_command_line(planted, sampled, tmp_path, monkeypatch, capsys):
         cost = told["scopes"][0]["total"]["cost_usd"]
         assert call(monkeypatch, "plan", *options) == 0
         shown = capsys.readouterr().out
-        assert "score/fuzzing/default" in shown
+        assert "  fuzzing/default" in shown
         assert "asks no model" in shown
+        assert max(map(len, shown.splitlines())) <= 100
         assert call(monkeypatch, "explain", *options) == 0
         assert call(monkeypatch, "score", *options, "--max-cost", str(cost / 3)) == 3
         assert [line for line in capsys.readouterr().err.splitlines() if "error: --max-cost" in line]

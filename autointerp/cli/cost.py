@@ -10,6 +10,9 @@ import typer
 from autointerp.cli.app import app
 from autointerp.cli.options import Overrides, RunDir, RunDirArgument, RunFile
 
+_SIZES = "Sizes, where the model and the dictionary are not on this machine"
+_RATES = "Rates, where no finished run shows them"
+
 
 @app.command()
 def plan(
@@ -24,12 +27,19 @@ def plan(
     ] = 8,
     latents: Annotated[
         list[int] | None,
-        typer.Option("--latents", metavar="N", min=1, help="Also plan for so many latents, as in 1000000."),
-    ] = None,
-    tokens_per_second: Annotated[
-        float | None,
         typer.Option(
-            "--tokens-per-second", min=0.001, help="Throughput; by default measured on stored replies."
+            "--latents",
+            metavar="N",
+            min=1,
+            help="Also plan for so many latents, as in 1000000: of a dictionary of that many if it has fewer.",
+        ),
+    ] = None,
+    like: Annotated[
+        Path | None,
+        typer.Option(
+            "--like",
+            metavar="RUN_DIR",
+            help="A finished run whose windows, rates and bytes stand in for those this one does not have yet.",
         ),
     ] = None,
     tokenizer: Annotated[
@@ -41,11 +51,86 @@ def plan(
     with_subject: Annotated[
         bool, typer.Option("--with-subject", help="Load the subject, to count scorers that run it.")
     ] = False,
+    n_latents: Annotated[
+        int | None,
+        typer.Option("--n-latents", min=1, help="Latents of the dictionary.", rich_help_panel=_SIZES),
+    ] = None,
+    d_model: Annotated[
+        int | None, typer.Option("--d-model", min=1, help="Width of the subject.", rich_help_panel=_SIZES)
+    ] = None,
+    n_layers: Annotated[
+        int | None,
+        typer.Option(
+            "--n-layers",
+            min=0,
+            help="Layers up to the hook point; by default as dictionary.hook_point says.",
+            rich_help_panel=_SIZES,
+        ),
+    ] = None,
+    layer_parameters: Annotated[
+        int | None,
+        typer.Option(
+            "--layer-parameters",
+            min=1,
+            help="Weights of one layer; by default 12 x width^2.",
+            rich_help_panel=_SIZES,
+        ),
+    ] = None,
+    l0: Annotated[
+        float | None,
+        typer.Option("--l0", min=0.001, help="Mean active latents per token.", rich_help_panel=_SIZES),
+    ] = None,
+    tokens_per_second: Annotated[
+        float | None,
+        typer.Option(
+            "--tokens-per-second",
+            min=0.001,
+            help="Throughput of one server of a model; by default measured on stored replies.",
+            rich_help_panel=_RATES,
+        ),
+    ] = None,
+    cache_tokens_per_second: Annotated[
+        float | None,
+        typer.Option(
+            "--cache-tokens-per-second", min=0.001, help="Tokens one worker caches.", rich_help_panel=_RATES
+        ),
+    ] = None,
+    device_tflops: Annotated[
+        float | None,
+        typer.Option(
+            "--device-tflops",
+            min=0.001,
+            help="Or: peak TFLOP/s of the device that caches, with --utilisation.",
+            rich_help_panel=_RATES,
+        ),
+    ] = None,
+    utilisation: Annotated[
+        float | None,
+        typer.Option(
+            "--utilisation", min=0.001, max=1.0, help="Share of that peak reached.", rich_help_panel=_RATES
+        ),
+    ] = None,
+    sampled_per_second: Annotated[
+        float | None,
+        typer.Option(
+            "--sampled-per-second", min=0.001, help="Latents one worker samples.", rich_help_panel=_RATES
+        ),
+    ] = None,
+    workers: Annotated[
+        int,
+        typer.Option(
+            "--workers",
+            min=1,
+            help="At work at the same time: each caches, samples, and asks a server of its own.",
+            rich_help_panel=_RATES,
+        ),
+    ] = 1,
     json_: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
-    """Requests, tokens, cost and hours of a run's explainers and scorers, before anything is paid."""
+    """What a run takes, before anything is paid: requests, tokens, cost, hours, memory and disk."""
     import json
 
+    from autointerp.analyze.plan_shape import Given
     from autointerp.artifacts import RunDirectory
     from autointerp.config import load_config
     from autointerp.engine.plan import plan_run
@@ -58,9 +143,22 @@ def plan(
         RunDirectory(run_dir or Path("runs") / config.name),
         sample_latents=sample_latents,
         latents=latents or [],
-        tokens_per_second=tokens_per_second,
         tokenizer=tokenizer,
         with_subject=with_subject,
+        given=Given(
+            n_latents=n_latents,
+            d_model=d_model,
+            n_layers=n_layers,
+            layer_parameters=layer_parameters,
+            l0=l0,
+            device_tflops=device_tflops,
+            utilisation=utilisation,
+            cache_tokens_per_second=cache_tokens_per_second,
+            sampled_per_second=sampled_per_second,
+            tokens_per_second=tokens_per_second,
+            workers=workers,
+        ),
+        like=like,
     )
     if json_:
         typer.echo(json.dumps(found.as_json(), indent=2))
