@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import difflib
 from collections.abc import Iterable
+from pathlib import Path
 
 
 class UserError(Exception):
@@ -30,6 +31,14 @@ class CorruptArtifactError(UserError):
 
 class ModelUnavailableError(UserError):
     """The language model cannot be reached at all: refused, no key, unknown name, out of credit."""
+
+
+def looked_for(path: str | Path) -> str:
+    """A path as it was given and, if it is relative, where that leads from the folder the command runs in."""
+    whole = Path(path).expanduser()
+    if whole.is_absolute():
+        return repr(str(path))
+    return f"{str(path)!r} (looked for {str(Path.cwd() / whole)!r}: paths begin at the folder the command runs in)"
 
 
 def nearest(name: str, accepted: Iterable[str], n: int = 3) -> list[str]:

@@ -178,9 +178,12 @@ def _baseline(
 ) -> tuple[str | None, str | None] | None:
     if name is None:
         return None
-    whole: dict[str, tuple[str | None, str | None]] = {opened.name: (opened.name, None) for opened in runs}
-    whole |= {one.explainer: (None, one.explainer) for one in scored if one.explainer != NO_EXPLAINER}
-    whole |= {f"{one.run}/{one.explainer}": one.who for one in scored}
+    whole: dict[str, tuple[str | None, str | None]] = {}
+    if len(runs) > 1:  # a single run has no other to be compared with
+        whole |= {opened.name: (opened.name, None) for opened in runs}
+    labelled = [one for one in scored if one.explainer != NO_EXPLAINER]
+    whole |= {one.explainer: (None, one.explainer) for one in labelled}
+    whole |= {f"{one.run}/{one.explainer}": one.who for one in labelled}
     if name not in whole:
         raise unknown_name("--baseline", name, whole)
     return whole[name]

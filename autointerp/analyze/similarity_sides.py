@@ -67,8 +67,7 @@ class Side:
     @cached_property
     def encoder(self) -> NDArray[np.float32] | None:
         """Encoder directions of `latents`, [n, width]; None where the dictionary shows none."""
-        weights = encoder_weights(self.dictionary)
-        return None if weights is None else _in_chunks(lambda ids: weights[ids], self.latents)
+        return _in_chunks(self.dictionary.encoder_directions, self.latents)
 
     @cached_property
     def explainers(self) -> dict[str, dict[int, str]]:
@@ -163,23 +162,6 @@ def open_sides(roots: Sequence[str | Path]) -> list[Side]:
         Side(name if names.count(name) == 1 else str(run.root), run)
         for name, run in zip(names, runs, strict=True)
     ]
-
-
-def encoder_weights(dictionary: Any) -> Any:
-    """Encoder directions as a tensor [n_latents, width]; None where the dictionary shows none."""
-    import torch
-
-    shape = (dictionary.n_latents, dictionary.d_in)
-    for holder in (getattr(dictionary, "sae", None), getattr(dictionary, "_inner", None)):
-        weights = getattr(holder, "W_enc", None)
-        if isinstance(weights, torch.Tensor) and tuple(weights.shape) == (shape[1], shape[0]):
-            return weights.detach().T
-        if isinstance(weights, torch.Tensor) and tuple(weights.shape) == shape:
-            return weights.detach()
-    held = getattr(dictionary, "_weights", None)
-    if isinstance(held, dict):
-        return held.get("encoder.weight")
-    return getattr(dictionary, "_directions", None)
 
 
 def _in_chunks(rows_of: Any, latents: NDArray[np.int64]) -> NDArray[np.float32] | None:

@@ -13,6 +13,7 @@ import typer
 
 from autointerp.cli.app import app
 from autointerp.errors import UserError
+from autointerp.storage import is_storage_error, said
 
 # isort: off
 from autointerp.cli import stages as _stages  # noqa: F401
@@ -47,6 +48,11 @@ def main() -> None:
         sys.exit(1)
     except KeyboardInterrupt:
         code = INTERRUPTED
+    except Exception as error:
+        if not is_storage_error(error):
+            raise
+        print(f"error: object storage: {said(error)}; run the same command again to go on", file=sys.stderr)
+        sys.exit(UserError.exit_code)
     if code == INTERRUPTED:
         print("interrupted; run the same command again to go on where it stopped", file=sys.stderr)
     sys.exit(code)

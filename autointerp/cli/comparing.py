@@ -102,7 +102,11 @@ def plots(
     ] = None,
 ) -> None:
     """Draw every plot of a run, each as PNG and SVG."""
+    from autointerp.errors import UserError
     from autointerp.report.plots.run import run_plots
+    from autointerp.storage import is_remote, place
 
+    if out is None and is_remote(place(run_dir)):
+        raise UserError("--out: needed for a run on object storage; accepted: a folder on this machine")
     for path in run_plots(run_dir, out or run_dir / "plots"):
         typer.echo(str(path))

@@ -127,6 +127,10 @@ def export_neuronpedia(
         int, typer.Option("--per-interval", min=0, help="Texts per tenth of the range of activations.")
     ] = 2,
     tokens: Annotated[int, typer.Option("--tokens", min=2, help="Tokens per text.")] = 128,
+    with_subject: Annotated[
+        bool,
+        typer.Option("--with-subject", help="Load dictionary and subject: vectors, histograms of logits."),
+    ] = False,
     seed: Seed = 0,
 ) -> None:
     """Features, activations and labels as Neuronpedia's public exports have them."""
@@ -140,6 +144,7 @@ def export_neuronpedia(
         n_per_interval=per_interval,
         text_tokens=tokens,
         explainers=tuple(explainer or ()),
+        with_subject=with_subject,
         seed=seed,
     )
     rows = write(run_dir, out, options)

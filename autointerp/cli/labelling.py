@@ -52,6 +52,9 @@ def label_tokens(
         typer.echo(as_json(label))
     else:
         print_label(label, n_empty=tokens.n_empty)
+    if astray := label.notes.get("not_in_text"):
+        shown = ", ".join(repr(token) for token in astray[:3]) + (", ..." if len(astray) > 3 else "")
+        typer.echo(f"note: tokens that their own text does not hold: {len(astray)} ({shown})", err=True)
     if trajectory is not None:
         for line in plot_label(label, trajectory, title=file.stem):
             typer.echo(line, err=True)

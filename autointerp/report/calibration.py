@@ -61,7 +61,17 @@ def calibrations(run: Run, scorers: Sequence[str]) -> list[Calibration]:
         one = _calibration(run, scorer, explainer)
         if one is not None:
             found.append(one)
-    return sorted(found, key=lambda c: scorers.index(c.scorer) if c.scorer in scorers else len(scorers))
+    explainers = run.config.explain.explainers
+
+    def place(one: Calibration) -> tuple[int, int]:
+        """As elsewhere: scorers and explainers in the order of the run's file."""
+        of = [
+            (names.index(name) if name in names else len(names))
+            for name, names in ((one.scorer, list(scorers)), (one.explainer, explainers))
+        ]
+        return of[0], of[1]
+
+    return sorted(found, key=place)
 
 
 def _calibration(run: Run, scorer: str, explainer: str) -> Calibration | None:

@@ -14,6 +14,7 @@ from autointerp.analyze.rates import RateRow
 from autointerp.analyze.statistics import Statistics, statistics
 from autointerp.analyze.summary import SummaryRow
 from autointerp.run import Run
+from autointerp.storage import source_of
 
 _KINDS: dict[str, Any] = {"scores": SummaryRow, "rates": RateRow, "correlations": CorrelationRow}
 
@@ -38,12 +39,12 @@ def _fresh(run: Run, files: list[Path]) -> bool:
     if not all(path.is_file() for path in files):
         return False
     written = min(path.stat().st_mtime for path in files)
-    changed = [path.stat().st_mtime for path in (run.root / "manifests").glob("*.json")]
+    changed = [path.stat().st_mtime for path in run.directory.manifest_files()]
     return all(written >= time for time in changed)
 
 
 def _rows(path: Path, kind: Any) -> list[Any]:
-    table = pq.read_table(path)
+    table = pq.read_table(source_of(path))
     if table.column_names != [field.name for field in fields(kind)]:
         raise _OtherColumnsError(path.name)
     return [kind(**row) for row in table.to_pylist()]

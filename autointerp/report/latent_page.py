@@ -15,6 +15,7 @@ from markupsafe import Markup
 from autointerp.analyze.parts import NO_EXPLAINER
 from autointerp.report import numbers
 from autointerp.report.labels_view import LabelTable, Score, label_table, labels_of, score_of
+from autointerp.report.replies_view import DISK, Asked, Exchanges, Limits, requests_in_order
 from autointerp.report.svg_latent import activation_histogram
 from autointerp.report.windows_view import (
     DecileGroup,
@@ -31,6 +32,8 @@ from autointerp.sampling.windows import TokenTable, Window
 LATENTS_AT_ONCE = 50
 N_TOKENS = 12
 """Tokens and logits listed."""
+N_FIRES = 4
+"""Tokens listed of a similar latent that has no label."""
 _COLUMNS: dict[str, list[str] | None] = {
     "latents": None,
     "examples": None,
@@ -86,6 +89,8 @@ class Similar:
     latent: int
     cosine: str
     title: str | None
+    fires: str
+    """The tokens it fires on most; empty if it is dead, or has a title."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -113,6 +118,8 @@ class LatentPage:
     """Activating windows there are."""
     judged: Judged
     simulated: list[Simulated]
+    asked: Exchanges
+    """The requests behind `judged` and `simulated`, with their replies."""
 
     @property
     def shows_windows(self) -> int:
@@ -121,26 +128,33 @@ class LatentPage:
 
 
 def latent_pages(
-    run: Run, latents: Sequence[int], scorers: Sequence[str], n_windows: int
+    run: Run, latents: Sequence[int], scorers: Sequence[str], n_windows: int, limits: Limits = DISK
 ) -> Iterator[LatentPage]:
     """The pages of some latents, in their order; reads a few dozen latents at a time.
 
-    A latent the run does not have is left out.
+    A latent the run does not have is left out. `limits` are those of requests and replies on a page.
     """
+    with Asked(run, limits) as asked:
+        yield from _pages(run, latents, scorers, n_windows, asked)
+
+
+def _pages(
+    run: Run, latents: Sequence[int], scorers: Sequence[str], n_windows: int, asked: Asked
+) -> Iterator[LatentPage]:
     for first in range(0, len(latents), LATENTS_AT_ONCE):
         some = latents[first : first + LATENTS_AT_ONCE]
         rows = {
             name: _by_latent(run.table(name, latents=some, columns=columns))
             for name, columns in _COLUMNS.items()
         }
-        titles = _titles(
-            run, [row["latent"] for found in rows["latents"].values() for row in found[0]["neighbours"] or []]
-        )
+        near = [row["latent"] for found in rows["latents"].values() for row in found[0]["neighbours"] or []]
+        titles = _titles(run, near)
+        fires = _fires(run, sorted(set(near) - set(titles)))
         values = _activations(run, some)
         for latent in some:
             if latent in rows["latents"]:
                 mine = {name: found.get(latent, []) for name, found in rows.items()}
-                yield _latent_page(run, mine, scorers, n_windows, values.get(latent), titles)
+                yield _latent_page(run, mine, scorers, n_windows, values.get(latent), titles, fires, asked)
 
 
 def _by_latent(table: pa.Table) -> dict[int, list[dict[str, Any]]]:
@@ -179,6 +193,19 @@ def _titles(run: Run, latents: Sequence[int]) -> dict[int, str]:
     return {latent: text for latent, (_, text) in found.items()}
 
 
+def _fires(run: Run, latents: Sequence[int]) -> dict[int, str]:
+    """The tokens some latents fire on most."""
+    if not latents:
+        return {}
+    rows = run.table("latents", latents=latents, columns=["latent", "top_tokens"]).to_pylist()
+    return {
+        row["latent"]: "  ".join(
+            token_text(run.tokens, top["token"]) for top in (row["top_tokens"] or [])[:N_FIRES]
+        )
+        for row in rows
+    }
+
+
 def _latent_page(
     run: Run,
     rows: Mapping[str, list[dict[str, Any]]],
@@ -186,6 +213,8 @@ def _latent_page(
     n_windows: int,
     values: np.ndarray | None,
     titles: Mapping[int, str],
+    fires: Mapping[int, str],
+    asked: Asked,
 ) -> LatentPage:
     (s,) = rows["latents"]
     windows = [Window.from_row(row) for row in rows["examples"]]
@@ -199,6 +228,9 @@ def _latent_page(
     quantiles = s["quantiles"] or []
     # A cache with a reservoir keeps some contexts only, the strongest among them: no fair sample.
     every = values if values is not None and len(values) == s["n_active_tokens"] else None
+    judged = judged_windows(rows["judgements"], windows, shade, scorers)
+    simulated = simulated_windows(rows["judgements"], windows, shade, scorers, n_windows)
+    requests = [*judged.requests(), *((False, x.request) for some in simulated for x in some.expected)]
     return LatentPage(
         latent=s["latent"],
         status=s["status"],
@@ -212,15 +244,21 @@ def _latent_page(
         top_logits=_logits(run.tokens, s["top_logits"]),
         bottom_logits=_logits(run.tokens, s["bottom_logits"]),
         similar=[
-            Similar(latent=row["latent"], cosine=numbers.rate(row["cosine"]), title=titles.get(row["latent"]))
+            Similar(
+                latent=row["latent"],
+                cosine=numbers.rate(row["cosine"]),
+                title=titles.get(row["latent"]),
+                fires=fires.get(row["latent"], ""),
+            )
             for row in s["neighbours"] or []
         ],
         labels=label_table(labels, scorers),
         own_scores=own_scores,
         deciles=by_decile(windows, shade, n_windows),
         n_windows=sum(w.activating for w in windows),
-        judged=judged_windows(rows["judgements"], windows, shade, scorers),
-        simulated=simulated_windows(rows["judgements"], windows, shade, scorers, n_windows),
+        judged=judged,
+        simulated=simulated,
+        asked=asked.exchanges(requests_in_order(requests)),
     )
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -54,6 +54,8 @@ class RunPage:
 
     names: list[tuple[str, str]]
     figures: list[tuple[str, str]]
+    versions: str
+    """What most steps were made with."""
     steps: list[dict[str, Any]]
     costs: list[CostLine]
     toml: str
@@ -73,10 +75,12 @@ def run_page(run: Run, found: Statistics, scorers: Sequence[str]) -> RunPage:
     scores = run.table("scores", columns=["explainer", "control", "scorer", "value", "status"])
     latents = run.table("latents", columns=["status", "density"])
     groups = _densities(latents)
+    versions, steps = _steps(run)
     return RunPage(
         names=_names(run),
         figures=_figures(run, latents),
-        steps=_steps(run),
+        versions=versions,
+        steps=steps,
         costs=_costs(run, scorers),
         toml="\n".join(
             printable(line) for line in (run.root / "run.toml").read_text(encoding="utf-8").split("\n")
@@ -159,18 +163,29 @@ def _figures(run: Run, latents: pa.Table) -> list[tuple[str, str]]:
     ]
 
 
-def _steps(run: Run) -> list[dict[str, Any]]:
-    return [
+def _steps(run: Run) -> tuple[str, list[dict[str, Any]]]:
+    """The versions most steps were made with, and the steps; `versions` of a step say what was another."""
+    steps = run.steps()
+    seen = Counter(item for manifest in steps.values() for item in manifest.versions.items())
+    usual: dict[str, str] = {}
+    for (name, version), _ in seen.most_common():
+        usual.setdefault(name, version)
+    rows = [
         {
             "name": name,
             "status": manifest.status,
             "rows": numbers.count(sum(manifest.n_rows.values())) if manifest.n_rows else numbers.DASH,
             "seconds": numbers.duration(manifest.seconds),
             "cost": numbers.usd(manifest.cost_usd),
-            "versions": ", ".join(f"{k} {v}" for k, v in sorted(manifest.versions.items())),
+            "versions": _named({k: v for k, v in manifest.versions.items() if usual[k] != v}),
         }
-        for name, manifest in run.steps().items()
+        for name, manifest in steps.items()
     ]
+    return _named(usual), rows
+
+
+def _named(versions: Mapping[str, str]) -> str:
+    return ", ".join(f"{name} {version}" for name, version in sorted(versions.items()))
 
 
 _USAGE = ["prompt_tokens", "completion_tokens", "cost_usd", "seconds"]

@@ -21,6 +21,7 @@ from autointerp.report.kept import kept_statistics
 from autointerp.report.latent_page import latent_pages
 from autointerp.report.listing import parse_query
 from autointerp.report.pages import ASSETS, Neighbours, Pages, asset
+from autointerp.report.replies_view import SERVED
 from autointerp.report.served_run import ServedRun
 from autointerp.report.store import Store
 from autointerp.run import Run
@@ -124,9 +125,8 @@ class Browser:
 
     def _latent(self, latent: int) -> Answer:
         n_windows = max(N_WINDOWS, self.run.config.report.n_windows)
-        page = (
-            next(latent_pages(self.run, [latent], self.scorers, n_windows), None) if latent < 2**32 else None
-        )
+        some = [latent] if latent < 2**32 else []
+        page = next(iter(latent_pages(self.run, some, self.scorers, n_windows, SERVED)), None)
         if page is None:
             return self._problem(404, "Not found", f"This run has no latent {latent}.")
         before, after = self.store.near(latent)

@@ -12,6 +12,7 @@ from autointerp.artifacts import DATASETS
 from autointerp.artifacts.dataset import Dataset
 from autointerp.artifacts.schemas import DatasetSpec
 from autointerp.run import Run
+from autointerp.storage import source_of
 
 
 class ServedRun(Run):
@@ -54,7 +55,7 @@ def _ranges(dataset: Dataset) -> Iterable[tuple[Path, int, int]]:
     """Each shard with its smallest and largest latent; those of unknown range hold any."""
     column = dataset.spec.schema.names.index("latent")
     for path in dataset.shards:
-        footer = pq.read_metadata(path)
+        footer = pq.read_metadata(source_of(path))
         groups = [footer.row_group(i).column(column).statistics for i in range(footer.num_row_groups)]
         if all(s is not None and s.has_min_max for s in groups):
             if groups:

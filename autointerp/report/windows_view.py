@@ -40,6 +40,15 @@ class Decision:
     word: str
     tip: str
     """Probability, evidence and the request's hash; the reason if there is no readable reply."""
+    said: str = ""
+    """Probability and evidence alone."""
+    request: str | None = None
+    """Hash of the request it was read from."""
+
+    @property
+    def mistaken(self) -> bool:
+        """Whether it is wrong, or could not be read."""
+        return self.kind in ("wrong", "bad")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -56,7 +65,12 @@ class ShownWindow:
     @property
     def mistaken(self) -> bool:
         """Whether a judge was wrong about it, or could not be read."""
-        return any(d.kind in ("wrong", "bad") for some in self.decisions for d in some)
+        return any(d.mistaken for some in self.decisions for d in some)
+
+    @property
+    def asked(self) -> bool:
+        """Whether a model was asked about it."""
+        return any(d.request for some in self.decisions for d in some)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -78,6 +92,11 @@ class Judged:
     windows: list[ShownWindow]
     others: list[OtherItem]
 
+    def requests(self) -> list[tuple[bool, str | None]]:
+        """(mistaken, hash of the request) of every decision, in the order of the page."""
+        shown = [d for w in self.windows for some in w.decisions for d in some]
+        return [(d.mistaken, d.request) for d in [*shown, *(o.decision for o in self.others)]]
+
     @property
     def scorers(self) -> list[tuple[str, int]]:
         """Each scorer and how many of the judges are its."""
@@ -93,12 +112,21 @@ class DecileGroup:
 
 
 @dataclass(frozen=True, kw_only=True)
+class Expected:
+    """What one simulator expected of a window."""
+
+    who: str
+    pieces: list[Piece]
+    request: str | None
+
+
+@dataclass(frozen=True, kw_only=True)
 class Simulated:
     """One window's true activations and, under each explanation's name, those a simulator expected."""
 
     kind: str
     true: list[Piece]
-    expected: list[tuple[str, list[Piece]]]
+    expected: list[Expected]
 
 
 def pieces_of(window: Window, tokens: TokenTable, peak: float) -> list[Piece]:
@@ -240,6 +268,7 @@ def simulated_windows(
         (row["example"], _judge_key(row, scorers)): np.array(row["predicted_activations"], dtype=np.float32)
         for row in real
     }
+    requests = {(row["example"], _judge_key(row, scorers)): row["request"] for row in real}
     largest = {
         key: max((float(np.nanmax(v, initial=0.0)) for (_, k), v in expected.items() if k == key))
         for key in keys
@@ -253,13 +282,14 @@ def simulated_windows(
             kind=_kind_in_words(w.kind, w.decile),
             true=shade(w),
             expected=[
-                (
-                    _judge_name(key[1], key[2]),
-                    pieces_of(
+                Expected(
+                    who=_judge_name(key[1], key[2]),
+                    pieces=pieces_of(
                         replace(w, activations=np.nan_to_num(expected[(w.example, key)])),
                         shade.tokens,
                         largest[key],
                     ),
+                    request=requests[(w.example, key)],
                 )
                 for key in keys
                 if len(expected.get((w.example, key), ())) == len(w.tokens)
@@ -299,16 +329,15 @@ def _short(explanation: str) -> str:
 
 def _decision(row: Mapping[str, Any]) -> Decision:
     said = []
-    if row["status"] != "ok":
-        said.append(printable(row["reason"] or "no reason recorded"))
     if row["probability"] is not None:
         said.append(f"probability of yes {numbers.score(row['probability'])}")
     if row["log_odds"] is not None:
         said.append(f"evidence {numbers.measure(row['log_odds'])} nats")
-    if row["request"] is not None:
-        said.append(f"request {printable(row['request'])[:12]}")
+    why = [] if row["status"] == "ok" else [printable(row["reason"] or "no reason recorded")]
+    where = [] if row["request"] is None else [f"request {printable(row['request'])[:12]}"]
     kind, word = _verdict(row)
-    return Decision(kind=kind, word=word, tip=", ".join(said))
+    tip = ", ".join([*why, *said, *where])
+    return Decision(kind=kind, word=word, tip=tip, said=", ".join(said), request=row["request"])
 
 
 def _verdict(row: Mapping[str, Any]) -> tuple[str, str]:

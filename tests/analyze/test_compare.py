@@ -179,12 +179,23 @@ def test_tables_do_not_depend_on_anything_but_the_seed(roots):
         ({"scorers": ["detektion"]}, "--scorer.*detection"),
         ({"explainers": ["defualt"]}, "--explainer.*default"),
         ({"baseline": "statistic"}, "--baseline.*statistics"),
+        ({"baseline": "none"}, "--baseline: seen 'none'"),
+        ({"baseline": "run/none"}, "--baseline: seen 'run/none'"),
     ],
 )
 def test_mistakes_are_one_line(roots, options, word):
     with pytest.raises(UserError, match=word) as caught:
         compare(roots[:1], **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_run_is_a_baseline_among_several_only(roots):
+    name = open_run(roots[0]).root.name
+    with pytest.raises(UserError, match="--baseline"):
+        compare(roots[:1], baseline=name)
+    with pytest.raises(UserError, match="--baseline") as caught:
+        compare(roots[:1], baseline=f"{name}/none")
+    assert "none" not in str(caught.value).split("accepted: ")[1]
 
 
 def test_runs_that_cannot_be_compared(roots, tmp_path):

@@ -14,7 +14,7 @@ from autointerp.analyze.similarity_matching import match
 from autointerp.analyze.similarity_measures import CoActivation, Cosine
 from autointerp.errors import UserError
 from autointerp.report.similarity import similarity_views, write_similarity
-from tests.analyze.similar_runs import Latents, embedder, random_latents, world, write_run
+from tests.analyze.similar_runs import Latents, embedder, random_latents, write_run
 
 GEOMETRY = ("decoder", "encoder", "directions")
 FIRING = ("correlation", "jaccard")
@@ -252,19 +252,35 @@ def test_no_vector_is_alike_to_nothing() -> None:
     assert Cosine(a, a).similarities().tolist() == [[0, 0, 0], [0, 1, 0], [0, 0, 0]]
 
 
-def test_sae_lens_encoder_directions_are_the_columns_of_w_enc() -> None:
+def test_neurons_have_no_encoder_and_share_no_axes_with_another_layer() -> None:
+    from types import SimpleNamespace
+
     import torch
 
-    from autointerp.analyze.similarity_sides import encoder_weights
+    from autointerp.analyze.similarity_types import SimilarityOptions
+    from autointerp.analyze.similarity_views import view_of
+    from autointerp.subject.dictionary_neurons import NeuronDictionary
 
-    class Held:
-        W_enc = torch.arange(12.0).reshape(3, 4)
+    def side(layer: int, eye: np.ndarray | None) -> SimpleNamespace:
+        dictionary = NeuronDictionary(f"blocks.{layer}.mlp.hook_post", 6)
+        rows = dictionary.decoder_directions(torch.arange(6)).numpy()
+        return SimpleNamespace(
+            name=f"run {layer}", dictionary=dictionary, latents=np.arange(6), decoder=rows, encoder=eye
+        )
 
-    class Opened:
-        sae, n_latents, d_in = Held(), 4, 3
-
-    assert torch.equal(encoder_weights(Opened()), Held.W_enc.T)
-    assert world()[0].shape == (40, 16)
+    a, b = side(1, None), side(2, None)
+    encoder = view_of("encoder", a, b, SimilarityOptions())
+    assert encoder is not None
+    assert encoder.measure is None
+    assert encoder.reason == "run 1: a neuron is a coordinate of its MLP and has no encoder direction"
+    decoder = view_of("decoder", a, b, SimilarityOptions())
+    assert decoder is not None
+    assert decoder.measure is None
+    assert "no axes in common" in str(decoder.reason)
+    same = view_of("decoder", a, side(1, None), SimilarityOptions())
+    assert same is not None
+    assert same.measure is not None
+    assert np.allclose(same.measure.similarities(), np.eye(6))
 
 
 def test_the_command_prints_and_draws(tmp_path: Path, model: str) -> None:

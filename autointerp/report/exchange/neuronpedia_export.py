@@ -2,7 +2,7 @@
 
 1,024 latents a batch. Activations are each latent's strongest texts, and some of each tenth of its range of
 activations; `binMin`, `binMax` and `binContains` are -1 for the strongest, as dashboards have them. What a run
-does not know (vectors, embeddings of labels, histograms of logits) is null or empty.
+does not know is null or empty. Scores, which public exports leave out, go into a folder of their own.
 """
 
 from __future__ import annotations
@@ -24,14 +24,19 @@ from numpy.typing import NDArray
 from autointerp.errors import UserError
 from autointerp.progress import Tracker
 from autointerp.report.exchange.imported import origin_of
+from autointerp.report.exchange.neuronpedia_features import (
+    Opened,
+    feature_rows,
+    keeps_every_activation,
+    short,
+)
+from autointerp.report.exchange.neuronpedia_rows import SCORES
+from autointerp.report.exchange.neuronpedia_scores import Scores
 from autointerp.report.exchange.sources import Source, source_of
 from autointerp.run import Run, open_run
 
 PER_BATCH = 1_024
 N_INTERVALS = 10
-N_BARS = 40
-"""Bars of the histogram of a latent's activations."""
-_NO_BARS = (np.zeros(0, np.int64), np.zeros(0))
 _BASE36 = "0123456789abcdefghijklmnopqrstuvwxyz"
 
 
@@ -49,6 +54,8 @@ class ExportOptions:
     """Tokens of a text, around its strongest one; shorter contexts are whole."""
     explainers: tuple[str, ...] = ()
     """Whose labels; by default all. Controls are never exported."""
+    with_subject: bool = False
+    """Load dictionary and subject, for vectors and histograms of logits."""
     seed: int = 0
 
 
@@ -63,19 +70,24 @@ def export_neuronpedia(root: Path, out: Path, options: ExportOptions) -> dict[st
     if folder.exists():
         raise UserError(f"OUT: {str(folder)!r} exists already; accepted: a new folder")
     labels = _Labels(run, source, options)
-    rows = dict.fromkeys(("features", "activations", "explanations"), 0)
+    scores = Scores(run, labels.id_of, labels.explainers)
+    names = ("features", "activations", "explanations", *([SCORES] if scores.known else []))
+    rows = dict.fromkeys(names, 0)
+    opened = Opened(run) if options.with_subject else None
     contexts = _Contexts(run)
     n_latents = run.directory.dataset("latents").n_rows
     with Tracker("export", n_latents, "latents") as tracker:
         for first in range(0, n_latents, PER_BATCH):
             batch = range(first, min(first + PER_BATCH, n_latents))
             acts = _by_latent(run, batch)
-            features = _features(run, source, batch, acts)
+            values = {latent: mine.activation for latent, mine in acts.items()}
             parts: dict[str, Iterable[dict[str, Any]]] = {
-                "features": features,
-                "activations": _activations(source, acts, contexts, options),
+                "features": feature_rows(run, source, batch, values, opened),
+                "activations": _activations(run, source, acts, contexts, options),
                 "explanations": labels.rows(batch),
             }
+            if scores.known:
+                parts[SCORES] = scores.rows(batch)
             for part, found in parts.items():
                 with _lines(folder / part / f"batch-{first // PER_BATCH}.jsonl.gz") as handle:
                     for row in found:
@@ -128,55 +140,10 @@ def _by_latent(run: Run, latents: range) -> dict[int, _Activations]:
     }
 
 
-def _features(
-    run: Run, source: Source, latents: range, acts: Mapping[int, _Activations]
-) -> Iterator[dict[str, Any]]:
-    names = run.tokens.names
-    manifest = run.directory.manifest("cache")
-    hook = manifest.counts.get("hook_point") if manifest is not None else None
-    for row in run.table("latents", latents=latents).to_pylist():
-        values = acts[row["latent"]].activation
-        heights, edges = np.histogram(values, bins=N_BARS) if len(values) else _NO_BARS
-        logits = {
-            sign: [(names[x["token"]], x["logit"]) for x in row[column] or []]
-            for sign, column in (("pos", "top_logits"), ("neg", "bottom_logits"))
-        }
-        neighbours = row["neighbours"] or []
-        yield {
-            "modelId": source.model,
-            "layer": source.source,
-            "index": str(row["latent"]),
-            "sourceSetName": source.source_set,
-            "hookName": hook,
-            "maxActApprox": _short(row["max_activation"] or 0.0),
-            "frac_nonzero": row["density"],
-            "hasVector": False,
-            "vector": [],
-            "vectorDefaultSteerStrength": None,
-            **{f"{sign}_str": [text for text, _ in pairs] for sign, pairs in logits.items()},
-            **{f"{sign}_values": [_short(x) for _, x in pairs] for sign, pairs in logits.items()},
-            "freq_hist_data_bar_heights": [int(h) for h in heights],
-            "freq_hist_data_bar_values": [_short((a + b) / 2) for a, b in itertools.pairwise(edges)],
-            "logits_hist_data_bar_heights": [],
-            "logits_hist_data_bar_values": [],
-            "neuron_alignment_indices": [],
-            "neuron_alignment_values": [],
-            "neuron_alignment_l1": [],
-            "correlated_neurons_indices": [],
-            "correlated_neurons_pearson": [],
-            "correlated_neurons_l1": [],
-            "correlated_features_indices": [],
-            "correlated_features_pearson": [],
-            "correlated_features_l1": [],
-            "topkCosSimIndices": [x["latent"] for x in neighbours],
-            "topkCosSimValues": [_short(x["cosine"]) for x in neighbours],
-            "decoder_weights_dist": [],
-        }
-
-
 def _activations(
-    source: Source, acts: Mapping[int, _Activations], contexts: _Contexts, options: ExportOptions
+    run: Run, source: Source, acts: Mapping[int, _Activations], contexts: _Contexts, options: ExportOptions
 ) -> Iterator[dict[str, Any]]:
+    complete, corpus = keeps_every_activation(run), _corpus(run)
     for latent, mine in acts.items():
         if not len(mine.context):
             continue
@@ -192,7 +159,7 @@ def _activations(
             end = min(start + options.text_tokens, size)
             values = np.zeros(size, dtype=np.float32)
             values[position] = mine.activation[part]
-            shown = [_short(x) for x in values[start:end].tolist()]
+            shown = [short(x) for x in values[start:end].tolist()]
             yield {
                 "id": _cuid(source.model, source.source, latent, context, low),
                 "modelId": source.model,
@@ -204,7 +171,7 @@ def _activations(
                 "maxValueTokenIndex": strongest - start,
                 "minValue": min(shown),
                 "creatorId": None,
-                "dataSource": None,
+                "dataSource": corpus,
                 "dataIndex": str(context),
                 "dfaValues": [],
                 "dfaTargetIndex": None,
@@ -213,9 +180,17 @@ def _activations(
                 "logitContributions": None,
                 "binMin": low,
                 "binMax": high,
-                "binContains": share,
+                "binContains": share if complete or low < 0 else None,
                 "qualifyingTokenIndex": strongest - start,
             }
+
+
+def _corpus(run: Run) -> str | None:
+    """Name of the text; of a file its name alone, and None for an import, whose text was another's."""
+    if origin_of(run.root):
+        return None
+    name = run.config.corpus.dataset
+    return Path(name).name if Path(name).suffix or name.startswith((".", "/", "~")) else name
 
 
 def _chosen(
@@ -233,7 +208,7 @@ def _chosen(
         inside = rest[(peaks[rest] > low) & (peaks[rest] <= high)]
         share = float(((values > low) & (values <= high)).mean())
         for place in rng.permutation(inside)[: options.n_per_interval].tolist():
-            yield place, _short(low), _short(high), round(share, 6)
+            yield place, short(low), short(high), round(share, 6)
 
 
 class _Labels:
@@ -250,6 +225,10 @@ class _Labels:
 
             raise unknown_name("--explainer", unknown[0], have)
 
+    def id_of(self, latent: int, explanation: str) -> str:
+        """The id of a label."""
+        return _cuid(self.source.model, self.source.source, latent, explanation)
+
     def rows(self, latents: range) -> Iterator[dict[str, Any]]:
         """Labels of status `ok` of some latents."""
         for row in self.run.table("explanations", latents=latents).to_pylist():
@@ -262,7 +241,7 @@ class _Labels:
                 "explanationModelName": row["model"],
             }
             yield {
-                "id": _cuid(self.source.model, self.source.source, row["latent"], row["explanation"]),
+                "id": self.id_of(row["latent"], row["explanation"]),
                 "modelId": self.source.model,
                 "layer": self.source.source,
                 "index": str(row["latent"]),
@@ -294,11 +273,6 @@ def _lines(path: Path) -> Iterator[gzip.GzipFile]:
     finally:
         if temporary.parent.is_dir():
             temporary.unlink(missing_ok=True)
-
-
-def _short(value: float) -> float:
-    """A float32 with as many digits as it needs."""
-    return float(f"{value:.7g}")
 
 
 def _cuid(*parts: Any) -> str:

@@ -235,6 +235,21 @@
     }
   };
 
+  // What scrolls sideways can be scrolled with keys too.
+  const scrollers = () => {
+    for (const box of document.querySelectorAll(".scroll, figure.wide")) {
+      if (box.scrollWidth > box.clientWidth) {
+        box.tabIndex = 0;
+        box.setAttribute("role", "region");
+        box.setAttribute("aria-label", box.closest("section")?.querySelector("h2")?.textContent ?? "table");
+      } else {
+        box.removeAttribute("tabindex");
+      }
+    }
+  };
+  scrollers();
+  addEventListener("resize", scrollers);
+
   // --- other pages ---------------------------------------------------------------------------
   if (page === "list") listing();
   for (const form of document.querySelectorAll('form[role="search"]:not(#ask)')) {
@@ -271,6 +286,16 @@
     }
     const only = document.querySelector(".only");
     if (only) only.hidden = false;
+    // A link into a closed fold opens it.
+    const reveal = () => {
+      const target = location.hash.length > 1 ? byId(location.hash.slice(1)) : null;
+      if (!target || !target.closest("details")) return;
+      for (let fold = target.closest("details"); fold; fold = fold.parentElement.closest("details")) fold.open = true;
+      target.scrollIntoView();
+      target.focus({ preventScroll: true });
+    };
+    addEventListener("hashchange", reveal);
+    reveal();
     // A value on touch, where nothing can be pointed at.
     const tip = document.createElement("span");
     tip.id = "tip";
@@ -299,6 +324,8 @@
     } else if (event.key === "Escape" && event.target === find && find.value) {
       find.value = "";
       find.dispatchEvent(new Event("input", { bubbles: true }));
+    } else if (event.target.matches(".scroll, figure.wide")) {
+      // arrows scroll it
     } else if (page === "latent" && !typing && event.key === "ArrowLeft") {
       go("prev");
     } else if (page === "latent" && !typing && event.key === "ArrowRight") {
