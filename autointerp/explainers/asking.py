@@ -3,92 +3,62 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Annotated, Any, ClassVar
+from dataclasses import replace
+from typing import Annotated, ClassVar
 
 from pydantic import Field
 
 from autointerp.explainers.base import ExplainContext, ExplainerConfig, Explanation
+from autointerp.explainers.mending import (
+    FORM,
+    NO_WINDOWS,
+    Question,
+    Reader,
+    answer,
+    ask_mended,
+    in_form,
+    shorter,
+    without_examples,
+)
 from autointerp.explainers.prompt_files import PromptFile, Shot, load_prompt
 from autointerp.explainers.replies import Reading, read_chat
-from autointerp.llm.types import Capability, ErrorKind, Message, Reply, Request
+from autointerp.llm.types import Capability, Message, Reply, Request, Usage
 from autointerp.sampling.windows import LatentRecord
+from autointerp.scorers.asking import summed_usage
+
+__all__ = ["NO_WINDOWS", "WINDOWS_STREAM", "ChatConfig", "ChatExplainer", "Question", "ask_each"]
 
 WINDOWS_STREAM = 1
 """Draws activating windows: explainers that show as many show the same ones."""
-NO_WINDOWS = "no activating train window with a word in it"
-
-
-@dataclass(frozen=True, kw_only=True)
-class Question:
-    """What a latent's explainer asks, or why it has nothing to ask."""
-
-    request: Request | None = None
-    reason: str = NO_WINDOWS
-    """Why there is no request."""
-    n_windows: int = 0
-    """Activating windows shown: with more than one, a prompt too long can be made shorter."""
-    details: Mapping[str, Any] = field(default_factory=dict)
-    """What the explanation's details say of it."""
 
 
 def ask_each(
     records: Sequence[LatentRecord],
     question: Callable[[LatentRecord, int], Question],
-    read: Callable[[str | None, str | None], Reading],
+    read: Reader,
     context: ExplainContext,
 ) -> list[Explanation]:
     """One explanation per latent, in order.
 
     `question(record, every)` asks with every `every`-th of the windows it would show; a prompt too
     long for the model is sent once more with `every` 2. A reply that repeats the answer of a worked
-    example, as weak models do, is asked for again without the examples. `read(text, finish_reason)`
-    reads a reply. A request that fails, a reply that cannot be read and a latent without anything to
-    show become rows with a reason.
+    example, as weak models do, is asked for again without the examples; one without the line that holds
+    the label, in a second turn, for that line. `read(text, finish_reason)` reads a reply. A request that
+    fails, a reply that cannot be read and a latent without anything to show become rows with a reason.
     """
     assert context.model is not None, "the explainer needs a model"
+    model = context.model
     questions = [question(record, 1) for record in records]
-    replies: list[Reply | None] = [None] * len(records)
-    asked = [i for i, q in enumerate(questions) if q.request is not None]
-    _ask(questions, asked, replies, context)
-    again = [
-        i for i in asked if (r := replies[i]) and r.error is ErrorKind.TOO_LONG and questions[i].n_windows > 1
-    ]
-    for i in again:
-        shorter = question(records[i], 2)
-        questions[i] = replace(shorter, details={**shorter.details, "shortened": True})
-    _ask(questions, again, replies, context)
-    copied = [i for i in asked if _copies(questions[i].request, replies[i], read)]
-    for i in copied:
-        questions[i] = _without_examples(questions[i])
-    _ask(questions, copied, replies, context)
-    model = context.model.identity
+    mends = (
+        shorter(lambda i: question(records[i], 2)),
+        without_examples(read),
+        in_form(read, model.capabilities),
+    )
+    replies = ask_mended(questions, mends, model)
     return [
-        _explanation(record, q, reply, read, model)
-        for record, q, reply in zip(records, questions, replies, strict=True)
+        _explanation(record, q, replies.get(i, []), read, model.identity)
+        for i, (record, q) in enumerate(zip(records, questions, strict=True))
     ]
-
-
-def _copies(
-    request: Request | None, reply: Reply | None, read: Callable[[str | None, str | None], Reading]
-) -> bool:
-    """Whether a reply says what an assistant's message of the request, a worked example, says."""
-    if request is None or request.messages is None or reply is None or not reply.ok:
-        return False
-    said = read(reply.text, reply.finish_reason).text
-    examples = [read(m.content, "stop").text for m in request.messages[:-1] if m.role == "assistant"]
-    return said is not None and said.casefold() in [text.casefold() for text in examples if text]
-
-
-def _without_examples(question: Question) -> Question:
-    """The same question, its worked examples left out."""
-    assert question.request is not None
-    assert question.request.messages is not None
-    messages = question.request.messages
-    query = max(i for i, message in enumerate(messages) if message.role == "user")
-    kept = (*(m for m in messages[:query] if m.role == "system"), *messages[query:])
-    details = {**question.details, "examples_left_out": "the first reply repeated one of them"}
-    return replace(question, request=replace(question.request, messages=kept), details=details)
 
 
 class ChatConfig(ExplainerConfig):
@@ -122,8 +92,8 @@ class ChatExplainer:
         return frozenset({Capability.GENERATE})
 
     def prompts(self) -> Mapping[str, str]:
-        """The prompt file."""
-        return {self.prompt_name: self.prompt.source}
+        """The prompt file, and the one that asks for the form."""
+        return {self.prompt_name: self.prompt.source, FORM: load_prompt(FORM).source}
 
     def explain(self, records: Sequence[LatentRecord], context: ExplainContext) -> list[Explanation]:
         """One explanation per latent, in order; failures are rows (see `ask_each`)."""
@@ -167,30 +137,15 @@ class ChatExplainer:
         )
 
 
-def _ask(
-    questions: Sequence[Question], which: Sequence[int], replies: list[Reply | None], context: ExplainContext
-) -> None:
-    """Put the replies to questions `which` into `replies`."""
-    assert context.model is not None
-    batch = [(i, request) for i in which if (request := questions[i].request) is not None]
-    if batch:
-        answers = context.model.complete([request for _, request in batch])
-        for (i, _), reply in zip(batch, answers, strict=True):
-            replies[i] = reply
-
-
 def _explanation(
-    record: LatentRecord,
-    question: Question,
-    reply: Reply | None,
-    read: Callable[[str | None, str | None], Reading],
-    model: str,
+    record: LatentRecord, question: Question, replies: Sequence[Reply], read: Reader, model: str
 ) -> Explanation:
     details = dict(question.details)
-    if reply is None:
+    if not replies:
         dead = record.statistics.get("status") == "dead"
         reason = "dead latent" if dead else question.reason
         return Explanation(latent=record.latent, text=None, status="failed", reason=reason, details=details)
+    reply = answer(replies)
     if reply.ok:
         reading = read(reply.text, reply.finish_reason)
     else:
@@ -206,6 +161,14 @@ def _explanation(
         status=reading.status,
         reason=reading.reason,
         model=reply.model or model,
-        usage=reply.usage if reply.ok else replace(reply.usage, completion_tokens=None),
+        usage=_usage(replies),
         details=details,
     )
+
+
+def _usage(replies: Sequence[Reply]) -> Usage:
+    """What all replies to one question consumed together, failed requests left out if any was answered."""
+    told = [reply.usage for reply in replies if reply.ok]
+    if not told:
+        return replace(replies[-1].usage, completion_tokens=None)
+    return told[0] if len(told) == 1 else summed_usage(lambda name: [getattr(usage, name) for usage in told])

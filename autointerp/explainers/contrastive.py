@@ -17,12 +17,14 @@ from pydantic import Field
 from autointerp.explainers.asking import WINDOWS_STREAM, ChatConfig, ChatExplainer, Question
 from autointerp.explainers.base import ExplainContext, ExplainerConfig, Explanation, explainer
 from autointerp.explainers.prompt_files import Shot
-from autointerp.explainers.rendering import choose_windows, show_windows
+from autointerp.explainers.rendering import choose_windows, marked_words, quoted_list, show_windows
 from autointerp.sampling.windows import LatentRecord, TokenTable, Window
 
 log = logging.getLogger(__name__)
 
 _SILENT_STREAM = 2
+_N_WORDS = 20
+"""Most marked words listed once more at the end of the query."""
 _KINDS = ("similar", "neighbour", "random")
 NO_SILENT = "no silent train windows (sample.n_train_similar, n_train_neighbour and n_train_random make them)"
 
@@ -49,7 +51,7 @@ class ContrastiveExplainer(ChatExplainer):
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = ContrastiveConfig
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses_windows: ClassVar[bool] = True
     prompt_name = "contrastive"
 
@@ -101,7 +103,9 @@ class ContrastiveExplainer(ChatExplainer):
         shown = largest if self.config.show_activations else None
         with_it = show_windows(active, table, threshold=self.config.threshold, largest=shown, name="Responds")
         without = show_windows(silent, table, threshold=0.0, largest=None, name="Silent")
-        return self.prompt.part("query", {"responds": with_it, "silent": without})
+        words = [word for word, _ in marked_words(active, table, threshold=self.config.threshold, n=_N_WORDS)]
+        values = {"responds": with_it, "silent": without, "words": quoted_list(words)}
+        return self.prompt.part("query", values)
 
 
 def choose_silent(record: LatentRecord, n: int, rng: np.random.Generator) -> list[Window]:

@@ -15,6 +15,7 @@ from pydantic import Field
 
 from autointerp.explainers.asking import WINDOWS_STREAM, Question, ask_each
 from autointerp.explainers.base import ExplainContext, ExplainerConfig, Explanation, explainer
+from autointerp.explainers.mending import FORM
 from autointerp.explainers.prompt_files import PromptFile, load_prompt
 from autointerp.explainers.rendering import choose_windows, marked_words, show_windows
 from autointerp.explainers.replies import read_chat, read_completion
@@ -50,7 +51,7 @@ class DefaultExplainer:
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = DefaultConfig
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses_windows: ClassVar[bool] = True
 
     def __init__(self, config: DefaultConfig) -> None:
@@ -62,8 +63,9 @@ class DefaultExplainer:
         return frozenset({Capability.GENERATE})
 
     def prompts(self) -> Mapping[str, str]:
-        """The prompt file of the configured style."""
-        return {self.config.style: self._prompt.source}
+        """The prompt file of the configured style, and of `chat` the one that asks for the form."""
+        own: dict[str, str] = {self.config.style: self._prompt.source}
+        return {**own, FORM: load_prompt(FORM).source} if self.config.style == "chat" else own
 
     def explain(self, records: Sequence[LatentRecord], context: ExplainContext) -> list[Explanation]:
         """One explanation per latent, in order; failures are rows (see `ask_each`)."""

@@ -54,7 +54,7 @@ class MaxActExplainer(ChatExplainer):
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = MaxActConfig
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses_windows: ClassVar[bool] = True
     prompt_name = "max_act"
 

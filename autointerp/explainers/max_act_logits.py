@@ -35,7 +35,7 @@ class MaxActLogitsExplainer(MaxActExplainer):
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = MaxActLogitsConfig
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses_windows: ClassVar[bool] = True
     prompt_name = "max_act_logits"
 

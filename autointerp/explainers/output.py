@@ -76,7 +76,7 @@ class OutputExplainer(ChatExplainer):
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = OutputConfig
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
 
     def __init__(self, config: OutputConfig) -> None:
         self.config: OutputConfig = config
@@ -156,15 +156,16 @@ class OutputExplainer(ChatExplainer):
         return Reading(text=f"promotes {rest}")
 
     def _show(self, lists: Lists) -> str:
-        """A line for each list with something in it, under the name the prompt gives it."""
+        """A line for each list with something in it, under the name the prompt gives it; then what is asked."""
         names = ("promoted", "demoted", "risen", "fallen")
         if self.config.steered:
             names = ("risen", "fallen", "promoted", "demoted")
         shown = {name: getattr(lists, name) for name in names if getattr(lists, name)}
-        return "\n".join(
+        lines = [
             self.prompt.part(_PARTS.get((self.prompt_name, name), name), {name: quoted_list(texts)})
             for name, texts in shown.items()
-        )
+        ]
+        return "\n".join([*lines, "", self.prompt.part("ask")])
 
 
 def _texts(tokens: Sequence[int], table: TokenTable) -> list[str]:

@@ -14,6 +14,7 @@ from typing import Annotated, Any, ClassVar
 from pydantic import Field
 
 from autointerp.explainers.base import ExplainContext, ExplainerConfig, Explanation, explainer
+from autointerp.explainers.mending import FORM, Question, answer, ask_mended, in_form
 from autointerp.explainers.nested import (
     ExplainerTable,
     JudgingConfig,
@@ -105,7 +106,7 @@ class Refine(JudgingExplainer):
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = RefineConfig
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     config: RefineConfig
 
     def __init__(self, config: RefineConfig) -> None:
@@ -118,8 +119,8 @@ class Refine(JudgingExplainer):
         return super().requires() | {Capability.GENERATE}
 
     def prompts(self) -> Mapping[str, str]:
-        """The prompt of revisions, those of the first proposer and of the scorer."""
-        return {"refine": self._prompt.source, **super().prompts()}
+        """The prompts of revisions, those of the first proposer and of the scorer."""
+        return {"refine": self._prompt.source, FORM: load_prompt(FORM).source, **super().prompts()}
 
     def explain(self, records: Sequence[LatentRecord], context: ExplainContext) -> list[Explanation]:
         """One explanation per latent, in order; all latents go through each round together.
@@ -192,9 +193,11 @@ class Refine(JudgingExplainer):
         """Ask for a better label of each, all at once; who gets none, or an old one, stops."""
         assert context.model is not None
         requests = [self.request(work, context) for work in works]
-        replies = context.model.complete(requests) if requests else []
-        for work, reply in zip(works, replies, strict=True):
-            work.usages.append(reply.usage)
+        questions = [Question(request=request) for request in requests]
+        replies = ask_mended(questions, [in_form(read_chat, context.model.capabilities)], context.model)
+        for i, work in enumerate(works):
+            work.usages += [reply.usage for reply in replies[i]]
+            reply = answer(replies[i])
             reading = _reading(reply)
             work.text, work.author = reading.text, reply.model or context.model.identity
             if reading.text is None:

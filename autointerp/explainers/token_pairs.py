@@ -48,7 +48,7 @@ class TokenPairsExplainer(ChatExplainer):
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = TokenPairsConfig
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses_windows: ClassVar[bool] = True
     prompt_name = "token_pairs"
 

@@ -15,7 +15,8 @@ from autointerp.errors import UserError
 from autointerp.explainers import load_all
 from autointerp.explainers.base import EXPLAINERS, get_explainer
 from autointerp.explainers.max_act_logits import NO_LOGITS
-from autointerp.llm.types import ErrorKind, Reply, Request, Usage
+from autointerp.explainers.replies import NO_LINE, REPEATED
+from autointerp.llm.types import Capability, ErrorKind, Reply, Request, Usage
 from autointerp.sampling.windows import LatentRecord
 from autointerp.stages.explain import explain
 from autointerp.stages.plugins import Models, build_explainers
@@ -91,7 +92,7 @@ def test_one_request_and_its_label(name):
     assert got.usage.prompt_tokens == 10
     assert (request.temperature, request.prompt) == (0.0, None)
     assert "{" not in request.messages[0].content
-    assert next(iter(build(name).prompts().values())).startswith("version: 1\n")
+    assert next(iter(build(name).prompts().values())).startswith("version: ")
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -109,6 +110,78 @@ def test_a_copy_of_a_worked_example_is_asked_again_without_them(name):
     assert second.messages[-1] == first.messages[-1]
     assert got.text in ("the word cat", "promotes the word cat")
     assert "examples_left_out" in got.details
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("held", [False, True])
+def test_a_reply_without_the_line_is_asked_for_it_in_a_second_turn(name, held):
+    v = Vocabulary()
+
+    def rambling(request: Request) -> str:
+        if len(request.messages) < 4:
+            return "The marked words are about a pet."
+        return '{"explanation": "the word cat"}' if request.json_schema else "EXPLANATION: the word cat"
+
+    model = FakeModel(rambling)
+    model.capabilities = frozenset({Capability.GENERATE, *([Capability.JSON_SCHEMA] if held else [])})
+    (got,) = build(name, few_shot=False).explain([cats(v)], context(model, v.table))
+    first, second = model.requests
+    assert second.messages[:2] == first.messages
+    assert second.messages[2].content == "The marked words are about a pet."
+    assert (second.json_schema is not None) is held
+    assert ("{" in second.messages[3].content) is held
+    assert got.text in ("the word cat", "promotes the word cat")
+    assert (got.usage.prompt_tokens, got.usage.completion_tokens) == (20, 6)
+    assert got.details["asked_again"] == NO_LINE
+
+
+@pytest.mark.parametrize(
+    "second", [Reply(error=ErrorKind.BAD_REQUEST, error_message="no schemas"), "", "Hm."]
+)
+def test_a_second_turn_that_fails_leaves_the_reason_of_the_first(second):
+    v = Vocabulary()
+    model = FakeModel(lambda r: "Cats, perhaps." if len(r.messages) < 4 else second)
+    (got,) = build("contrastive").explain([cats(v)], context(model, v.table))
+    assert len(model.requests) == 2
+    assert (got.status, got.text) == ("failed", None)
+    assert got.reason == ("the reply is empty" if second == "" else NO_LINE)
+
+
+def test_the_form_itself_is_no_explanation():
+    v = Vocabulary()
+    model = FakeModel(lambda r: "EXPLANATION: your phrase")
+    (got,) = build("contrastive").explain([cats(v)], context(model, v.table))
+    assert (len(model.requests), got.status, got.reason) == (2, "failed", REPEATED)
+
+
+def test_each_way_of_asking_again_is_used_once():
+    """Too long, then a copy of a worked example, then no line: four requests and an answer."""
+    v = Vocabulary()
+    long = len(query(probe(v)))
+    said: list[str] = []
+
+    def model_says(request: Request) -> Reply | str:
+        texts = [m.content for m in request.messages if m.role == "assistant"]
+        if len(request.messages) > 3 and texts[-1] == "Hm.":
+            said.append("form")
+            return "EXPLANATION: the word cat"
+        if len(query(request)) >= long:
+            said.append("long")
+            return Reply(error=ErrorKind.TOO_LONG, usage=Usage())
+        said.append("parrot" if texts else "rambling")
+        return texts[0] if texts else "Hm."
+
+    model = FakeModel(model_says)
+    (got,) = build("contrastive", few_shot=True).explain([cats(v, 8)], context(model, v.table))
+    assert said == ["long", "parrot", "rambling", "form"]
+    assert (got.text, got.details["shortened"], got.details["asked_again"]) == ("the word cat", True, NO_LINE)
+
+
+def probe(v: Vocabulary) -> Request:
+    """What `contrastive` asks of eight windows."""
+    model = FakeModel(lambda r: "EXPLANATION: x")
+    build("contrastive").explain([cats(v, 8)], context(model, v.table))
+    return model.requests[0]
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -239,7 +312,10 @@ def test_corpus_text_stays_in_its_strings(name, pieces):
     if name == "token-pairs":
         strings = strings[:-1]
         assert all(
-            re.fullmatch(r'("(?:[^"\\]|\\.)*"\t\d+|Text 1(, without zeros)?:|)|What ends .*', x)
+            re.fullmatch(
+                r'("(?:[^"\\]|\\.)*"\t\d+|Text 1(, without zeros)?:|)|What ends .*|EXPLANATION: your phrase',
+                x,
+            )
             for x in text.split("\n")
         )
     for string in strings:

@@ -28,7 +28,9 @@ def test_lists_of_the_strongest_windows_first():
         'Tokens after: [" Rome", " Oslo"]\n'
         'Excerpt 1: " born <<near>> Rome,"\n'
         'Excerpt 2: " it came <<from>>"\n'
-        'Excerpt 3: " the train <<to>> Oslo"'
+        'Excerpt 3: " the train <<to>> Oslo"\n\n'
+        'Strongest tokens once more: [" near", " from", " to"]\n'
+        "Reply with two lines of this form:\nREADING: its number\nEXPLANATION: the name"
     )
     assert (got.text, got.details["n_windows"]) == ("say a city", 3)
 
@@ -39,7 +41,7 @@ def test_only_the_top_windows_and_near_surroundings():
     build("max-act", n_windows=1, n_around=1).explain([towns(v)], context(model, v.table))
     text = query(model.requests[0])
     assert 'Strongest tokens: [" near"]' in text
-    assert text.endswith('Excerpt 1: " born <<near>> Rome"')
+    assert 'Excerpt 1: " born <<near>> Rome"\n\n' in text
 
 
 def test_logits_are_shown_and_needed():

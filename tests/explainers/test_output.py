@@ -9,6 +9,7 @@ import torch
 
 from autointerp.explainers.base import ExplainContext, subject_needed
 from autointerp.explainers.token_change import _ranked
+from autointerp.llm.types import Request
 from autointerp.sampling.windows import LatentRecord, TokenTable
 from autointerp.subject.steering import SteeredSubject
 from tests.explainers.made_up import (
@@ -39,9 +40,17 @@ def test_lists_in_order_without_unreadable_tokens():
     (got,) = build("output").explain(
         [record([], top_logits=rows(top), bottom_logits=rows(bottom))], context(model, table)
     )
-    assert query(model.requests[0]) == 'More likely: [" cello", "phony"]\nLess likely: [" shall", "%)"]'
+    assert lists(model.requests[0]) == ['More likely: [" cello", "phony"]', 'Less likely: [" shall", "%)"]']
     assert got.text == "promotes orchestral music"
     assert got.details == {"n_promoted": 2, "n_demoted": 2}
+
+
+def lists(request: Request) -> list[str]:
+    """The lines of a query above the one that asks."""
+    shown, _, asked = query(request).partition("\n\n")
+    assert asked.startswith("What do the ")
+    assert asked.endswith("\nEXPLANATION: your phrase")
+    return shown.splitlines()
 
 
 def test_numbers_of_tokens():
@@ -50,7 +59,7 @@ def test_numbers_of_tokens():
     model = FakeModel(lambda r: "EXPLANATION: x")
     r = record([], top_logits=logits, bottom_logits=logits)
     build("output", n_promoted=2, n_demoted=0).explain([r], context(model, v.table))
-    assert query(model.requests[0]) == 'More likely: [" t0", " t1"]'
+    assert lists(model.requests[0]) == ['More likely: [" t0", " t1"]']
     assert all("Less likely:" not in m.content for m in model.requests[0].messages[1:])
 
 
@@ -118,7 +127,7 @@ def test_turned_up_it_raises_the_words_of_its_direction(steered):
     assert got.details["kl"] == pytest.approx(KL, rel=0.1)
     assert got.details["n_prompts"] == N_SILENT
     assert got.text == "promotes animals"
-    lines = query(model.requests[0]).splitlines()
+    lines = lists(model.requests[0])
     assert [line.partition(":")[0] for line in lines] == ["Raised", "Lowered"][: len(lines)]
     assert json.loads(lines[0].partition(": ")[2]) == got.details["risen"]
     # Worked examples are shown under the same names.
@@ -132,7 +141,7 @@ def test_the_decoders_own_lists_stand_beside(steered):
     (got,) = build("output", steered=True).explain(
         [silent_record(top_logits=logits, bottom_logits=logits)], steered_context(steered, model)
     )
-    lines = query(model.requests[0]).splitlines()
+    lines = lists(model.requests[0])
     assert lines[0].startswith("Raised: ")
     assert lines[-2:] == [f'Pointed to: [" {CONCEPT[0]}"]', f'Pointed away from: [" {CONCEPT[0]}"]']
     assert (got.details["n_promoted"], got.details["n_demoted"]) == (1, 1)
@@ -167,7 +176,7 @@ def test_settings_of_steering_count_only_where_it_is_done():
     assert plain.result_values() == build("output").config.result_values()
     assert "steered" not in plain.result_values()
     assert build("output", steered=True, kl=2.0).config.result_values()["kl"] == 2.0
-    assert set(build("output", steered=True).prompts()) == {"output_steered"}
+    assert set(build("output", steered=True).prompts()) == {"output_steered", "form"}
     assert (build("output", steered=True).uses_windows, build("output").uses_windows) == (True, False)
     assert subject_needed(build("output", steered=True))
     assert not subject_needed(build("output"))

@@ -131,6 +131,20 @@ def test_a_label_that_comes_again_is_not_judged_again():
     assert len(judge.requests) == 3
 
 
+def asks_for_form(request: Request) -> bool:
+    return query(request).startswith("Your reply has no line")
+
+
+def test_a_revision_without_the_line_is_asked_for_it():
+    def explainer(request: Request) -> str:
+        if is_revision(request):
+            return "Cats and dogs, I think."
+        return f"EXPLANATION: {TRUE if asks_for_form(request) else HALF}"
+
+    got = one(refine(), FakeModel(explainer), FakeModel(oracle))
+    assert got.text == TRUE
+
+
 @pytest.mark.parametrize(
     ("reply", "why"),
     [
@@ -141,7 +155,9 @@ def test_a_label_that_comes_again_is_not_judged_again():
     ],
 )
 def test_a_revision_that_fails_keeps_the_best_so_far(reply, why):
-    got = one(refine(), FakeModel(lambda r: reply if is_revision(r) else f"EXPLANATION: {HALF}"))
+    got = one(
+        refine(), FakeModel(lambda r: reply if is_revision(r) or asks_for_form(r) else f"EXPLANATION: {HALF}")
+    )
     assert (got.text, got.status, got.reason) == (HALF, "ok", None)
     assert got.details["stopped"].startswith(why)
 
@@ -293,8 +309,8 @@ def test_what_it_depends_on():
     explainer = refine(propose="statistics", scorer={"scorer": "detection", "readout": "likelihood"})
     assert {str(c) for c in explainer.requires()} == {"generate"}
     assert {str(c) for c in explainer.requires_judge()} == {"likelihood"}
-    assert set(explainer.prompts()) == {"refine", "scorer.likelihood"}
-    assert set(refine().prompts()) == {"refine", "propose.chat", "scorer.detection"}
+    assert set(explainer.prompts()) == {"refine", "form", "scorer.likelihood"}
+    assert set(refine().prompts()) == {"refine", "form", "propose.chat", "propose.form", "scorer.detection"}
     values = explainer.config.result_values()
     assert values["propose"]["name"] == "statistics"
     assert values["scorer"]["version"] == 3

@@ -52,6 +52,10 @@ HOSTILE = st.lists(
         ('EXPLANATION: the word "cat" in "cat and dog"', 'the word "cat" in "cat and dog"'),
         ("EXPLANATION: times such as 6 p.m.", "times such as 6 p.m."),
         ("EXPLANATION: the <<marked>> word", "the marked word"),
+        ("EXPLANATION: The marked words share the concept of independence", "the concept of independence"),
+        ("EXPLANATION: the shared word", "the shared word"),
+        ('{"explanation": "words for boats"}', "words for boats"),
+        ('```json\n{"EXPLANATION": "words\nfor boats."}\n```', "words for boats"),
     ],
 )
 def test_the_last_line_is_the_text(reply, text):
@@ -68,6 +72,9 @@ def test_the_last_line_is_the_text(reply, text):
         ("EXPLANATION: I cannot assist with this", "failed", "refused"),
         ("EXPLANATION: ...", "failed", "empty"),
         ("EXPLANATION: none", "undetermined", "no pattern"),
+        ('{"explanation": "none"}', "undetermined", "no pattern"),
+        ('{"explanation": 3}', "failed", "no line"),
+        ("EXPLANATION: your phrase", "failed", "form"),
         ("EXPLANATION: No clear pattern.", "undetermined", "no pattern"),
         ("<think>EXPLANATION: still thinking", "failed", "no line"),
     ],

@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from autointerp.explainers.gradient.config import GradientConfig
 from autointerp.explainers.gradient.discriminator import Discriminator
 from autointerp.explainers.gradient.types import TokenItem, TokenLabel
+
+NOT_IN_TEXT = "not_in_text"
+"""Note of a label: tokens that their own text does not hold."""
 
 
 def label_tokens(
@@ -32,7 +36,18 @@ def label_many(
     if config.mode == "paper":
         from autointerp.explainers.gradient.paper import label_features_paper
 
-        return label_features_paper(features, config, discriminator, seeds)
-    from autointerp.explainers.gradient.robust import label_features
+        labels = label_features_paper(features, config, discriminator, seeds)
+    else:
+        from autointerp.explainers.gradient.robust import label_features
 
-    return label_features(features, config, discriminator, seeds)
+        labels = label_features(features, config, discriminator, seeds)
+    return [_warned(label, items) for label, items in zip(labels, features, strict=True)]
+
+
+def _warned(label: TokenLabel, items: Sequence[TokenItem]) -> TokenLabel:
+    """The label, with a note of the tokens that do not stand in the text they are said to stand in.
+
+    Mode `robust` takes no evidence from the text, so its label is not in doubt; the file may be.
+    """
+    astray = [i.token.strip() for i in items if i.text is not None and i.token.strip() not in i.text]
+    return replace(label, notes={**label.notes, NOT_IN_TEXT: astray}) if astray else label

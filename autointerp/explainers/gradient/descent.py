@@ -23,7 +23,7 @@ from autointerp.explainers.gradient.simplex import entropy, entropy_at, with_ent
 if TYPE_CHECKING:
     import torch
 
-    from autointerp.explainers.gradient.robust import Problem
+    from autointerp.explainers.gradient.problem import Problem
 
 _MOMENTUM = 0.8
 _INIT_NOISE = 0.3

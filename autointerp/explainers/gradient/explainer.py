@@ -26,12 +26,17 @@ class GradientExplainer:
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = GradientConfig
-    version: ClassVar[int] = 1
+    version: ClassVar[int] = 2
     uses_windows: ClassVar[bool] = True
 
     def __init__(self, config: GradientConfig) -> None:
         self.config = config
         self._discriminator: Discriminator | None = None
+
+    @property
+    def latents_at_once(self) -> int:
+        """Latents it is handed at a time: one batch, of which a killed process loses no more."""
+        return self.config.latents_at_once
 
     def requires(self) -> frozenset[Capability]:
         """Nothing: it loads a discriminator of its own."""

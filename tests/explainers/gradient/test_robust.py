@@ -7,7 +7,9 @@ import json
 import numpy as np
 import pytest
 
-from autointerp.explainers.gradient import GradientConfig, TokenItem, label_many, label_tokens
+from autointerp.explainers.gradient import GradientConfig, Link, TokenItem, label_many, label_tokens
+from autointerp.explainers.gradient.ranking import merged_links
+from autointerp.explainers.words import stem
 from tests.explainers.gradient.planted import ANIMALS, BIRDS, COLOURS, TOOLS, Planted, items
 
 CONFIG = GradientConfig(aspects=["category"], n_permutations=60, steps=6)
@@ -107,3 +109,32 @@ def test_graded_activations_and_hostile_tokens_are_taken() -> None:
     graded = [TokenItem(token=w, activation=float(i + 1)) for i, w in enumerate(TOOLS)]
     found = label_tokens(graded + odd + items([], COLOURS), CONFIG, Planted())
     assert found.label == "tool"
+
+
+def test_a_token_that_its_own_text_does_not_hold_is_told_of() -> None:
+    told = [
+        TokenItem(token="cat", activation=1.0, text="the dog sleeps"),
+        TokenItem(token=" dog", activation=1.0, text="the dog sleeps", start=4),
+        *items(ANIMALS[2:], TOOLS + COLOURS),
+    ]
+    found = label_tokens(told, CONFIG, Planted())
+    assert found.notes["not_in_text"] == ["cat"]
+    assert found.as_json()["not_in_text"] == ["cat"]
+    assert "not_in_text" not in label_tokens(told[1:], CONFIG, Planted()).as_json()
+
+
+def test_candidates_name_a_word_once() -> None:
+    config = CONFIG.model_copy(update={"aspects": ["category", "form"]})
+    found = label_tokens(items(TOOLS, ANIMALS + COLOURS), config, Planted())
+    words = [stem(link.label) for link in found.candidates]
+    assert len(words) == len(set(words)) == config.max_candidates
+    best = [
+        Link(label=x, precision=p, recall=None, balanced_accuracy=None, sources=(y,))
+        for x, p, y in (("tool", 0.9, "lists"), ("kind", 0.8, "lists"), ("Tools", 0.7, "gradient"))
+    ]
+    merged = merged_links(best, 5)
+    assert [(link.label, link.precision, link.sources) for link in merged] == [
+        ("tool", 0.9, ("gradient", "lists")),
+        ("kind", 0.8, ("lists",)),
+    ]
+    assert merged_links(best, 1) == merged[:1]
