@@ -1,9 +1,11 @@
 """Screenshots of a run's browser for the documentation: docs/images/browser-run.png and browser-latent.png.
 
     python pipelines/demo/browser_screenshots.py runs/demo [--latent 263] [--out docs/images]
+    python pipelines/demo/browser_screenshots.py runs/demo-qwen --latent 263 --replies
 
 Serves the run on loopback as `autointerp serve` does and lets a headless Chromium look at it. `--all FOLDER`
-writes every page at a desktop's and a phone's width, light and dark, for looking at.
+writes every page at a desktop's and a phone's width, light and dark, for looking at. `--replies` writes
+browser-replies.png alone: what the judges answered about a latent's first windows.
 """
 
 from __future__ import annotations
@@ -23,6 +25,10 @@ from autointerp.run import open_run
 from tests.report.chromium import Chromium
 
 SIZES = {"desktop": (1280, 1000), "phone": (390, 844)}
+UNFOLD = (
+    "document.querySelectorAll('.said').forEach((fold, i) => { fold.open = i < 4; }); "
+    "document.getElementById('h-judged').scrollIntoView()"
+)
 READY = "document.readyState === 'complete'"
 
 
@@ -37,6 +43,7 @@ def main() -> None:
     parser.add_argument("run_dir", type=Path)
     parser.add_argument("--latent", type=int, help="by default the first of the list")
     parser.add_argument("--out", type=Path, default=Path("docs/images"))
+    parser.add_argument("--replies", action="store_true", help="only the replies under the judged windows")
     parser.add_argument("--all", type=Path, metavar="FOLDER", help="every page, size and colour scheme")
     arguments = parser.parse_args()
     run = open_run(arguments.run_dir)
@@ -55,7 +62,15 @@ def main() -> None:
     arguments.out.mkdir(parents=True, exist_ok=True)
     with Chromium() as chromium:
         chromium.call("Emulation.setScrollbarsHidden", hidden=True)
-        for page in ("run", "latent"):
+        if arguments.replies:
+            chromium.resize(1280, 860)
+            chromium.open(found[0] + pages["latent"])
+            chromium.evaluate(UNFOLD)
+            path = arguments.out / "browser-replies.png"
+            chromium.screenshot(path)
+            small(path)
+            print(f"{path}  {path.stat().st_size // 1000} kB")
+        for page in () if arguments.replies else ("run", "latent"):
             chromium.resize(1280, 1120 if page == "run" else 1900)
             chromium.colours("light" if page == "run" else "dark")
             chromium.open(found[0] + pages[page])
