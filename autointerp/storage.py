@@ -50,6 +50,8 @@ def place(where: str | Path) -> Path:
     try:
         import upath
 
+        for name in _FOREIGN:  # they tell of every key and address they find
+            logging.getLogger(name).setLevel(logging.ERROR)
         opened: Any = upath.UPath(url, use_listings_cache=False)
         _ = opened.fs
     except ImportError as error:
@@ -129,7 +131,8 @@ def files_below(folder: Path, pattern: str) -> list[Path]:
 def files_like(pattern: Path) -> list[Path]:
     """The remote files that a glob pattern matches, in order."""
     remote: Any = pattern
-    return [place(remote.fs.unstrip_protocol(name)) for name in sorted(remote.fs.glob(remote.path))]
+    names = sorted(remote.fs.glob(remote.path))
+    return [place(f"{remote.protocol}://{name.lstrip('/')}") for name in names]
 
 
 def remove_tree(folder: Path) -> None:

@@ -162,7 +162,8 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(planted, whole, copy)
     again = carry_out(planted, copy, ["score"])
     assert rows_of(copy) == rows_of(whole)
     before = len(asked)
-    assert before + len(again) - len({*asked, *(json.dumps(body, sort_keys=True) for _, body in again)}) <= 2
+    # Two in flight, and one handed over beyond them, may be asked twice.
+    assert before + len(again) - len({*asked, *(json.dumps(body, sort_keys=True) for _, body in again)}) <= 3
 
 
 # A full disk
@@ -202,7 +203,7 @@ def test_a_full_disk_is_one_line_and_the_run_goes_on_when_there_is_space(planted
         ("activations", "sample"),
         ("latents", "sample"),
         ("vocabulary", "explain"),
-        ("examples", "explain"),
+        ("examples", "score"),
         ("explanations", "score"),
         ("scores", "report"),
     ],

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path, PurePath
 from typing import Any
 
+from autointerp import storage
 from autointerp.errors import UserError
 from autointerp.llm.replies import StoredReplies
 from autointerp.llm.types import Reply
@@ -97,7 +98,7 @@ class Asked:
 
     def __init__(self, run: Run, limits: Limits) -> None:
         self.limits = limits
-        self.path = Path(run.config.models.reply_store or run.root / "replies.sqlite")
+        self.path = Path(run.config.models.reply_store or storage.local_beside(run.root) / "replies.sqlite")
         self._store: StoredReplies | None = None
         self.problem: str | None = None
         try:

@@ -24,14 +24,17 @@ def test_marks_activations_and_silent_windows():
     model = FakeModel(lambda r: "EXPLANATION: river banks")
     r = banks(v, {"similar": 1, "unread": 3})
     (got,) = build("contrastive").explain([r], context(model, v.table))
-    assert query(model.requests[0]) == (
+    assert query(model.requests[0]).startswith(
         'Responds 1: " river <<bank>> x"\n'
         'Activations: "bank" 10\n'
         'Responds 2: " river <<bank>> x"\n'
         'Activations: "bank" 8\n'
         "\n"
-        'Silent 1: " similar0 bank"'
+        'Silent 1: " similar0 bank"\n'
+        "\n"
+        'Marked words: ["bank"]\n'
     )
+    assert query(model.requests[0]).splitlines()[-1] == "EXPLANATION: your phrase"
     assert got.details == {"n_windows": 2, "n_silent": {"similar": 1}}
     build("contrastive", show_activations=False).explain([r], context(model, v.table))
     assert all("Activations" not in m.content for m in model.requests[1].messages)
