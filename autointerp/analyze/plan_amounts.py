@@ -95,7 +95,7 @@ def step_amounts(
 def _own_work(step: PlannedStep, n: int, size: float | None, sources: Sources) -> Amount:
     """A step that asks no model: its time is the machine's own, as measured."""
     seconds, _ = sources.measured(lambda m: m.seconds_per_latent(step.name))
-    hours = None if seconds is None else n * seconds / 3600
+    hours = 0.0 if step.finished else None if seconds is None else n * seconds / 3600
     return Amount(
         name=step.name,
         n_latents=n,
@@ -108,7 +108,7 @@ def _own_work(step: PlannedStep, n: int, size: float | None, sources: Sources) -
         device_hours=hours,
         hours=None if hours is None else hours / sources.given.workers,
         bytes=size,
-        note=ASKS_NONE,
+        note="finished" if step.finished else ASKS_NONE,
     )
 
 
@@ -156,7 +156,10 @@ def _asked(
 def _bytes_written(step: PlannedStep, n: int, sources: Sources) -> float | None:
     """Of the datasets of a step: rows as counted, bytes per row as in the same part of a run, else in any part."""
     if step.finished and sources.own is not None:
-        return float(sum(sources.own.bytes_of(*folder) for folder in step.rows))
+        own = sources.own
+        if not step.rows:
+            return float(own.bytes_of_step(step.name))
+        return float(sum(own.bytes_of(*folder) for folder in step.rows))
     if not step.rows:
         each, _ = sources.measured(lambda m: m.bytes_per_latent(step.name))
         return None if each is None else n * each

@@ -180,7 +180,9 @@ class Counter:
             folders.append(f"{instance.name}.shuffled")
         rows: dict[tuple[str, ...], float] = {("explanations", folder): 1.0 for folder in folders}
         if not instance.explainer.requires() and not instance.requires_judge:
-            return PlannedStep(name=name, n_latents=n, rows=rows, note=ASKS_NONE)
+            return PlannedStep(
+                name=name, n_latents=n, finished=name in self.finished, rows=rows, note=ASKS_NONE
+            )
         if not self.can_count or (instance.needs_subject and not self.with_subject):
             return PlannedStep(name=name, n_latents=n, rows=rows, note=self._why_not())
         sample = self._sample(selected)
@@ -240,7 +242,7 @@ class Counter:
             latents = [latent for latent in latents if latent in explained]
             n = len(latents) if self.is_own else min(n, n_also)
         if not scorer.scorer.requires():
-            return PlannedStep(name=name, n_latents=n, note=ASKS_NONE)
+            return PlannedStep(name=name, n_latents=n, finished=name in self.finished, note=ASKS_NONE)
         if not self.can_count or (scorer.needs_subject and not self.with_subject):
             return PlannedStep(name=name, n_latents=n, note=self._why_not())
         sample = self._sample(latents)

@@ -208,7 +208,13 @@ class Measured:
         n = self._n_labelled(manifest)
         if not n or manifest is None:
             return None
-        return sum(self.bytes_of(*folder.split("/")) for folder in manifest.n_rows) / n
+        return self.bytes_of_step(step) / n
+
+    def bytes_of_step(self, step: str) -> int:
+        """Bytes on disk of the datasets of a finished step."""
+        manifest = self._finished(step)
+        folders = () if manifest is None else manifest.n_rows
+        return sum(self.bytes_of(*folder.split("/")) for folder in folders)
 
     def _n_labelled(self, manifest: Manifest | None) -> int:
         latents: set[int] = set()

@@ -16,7 +16,8 @@ from autointerp.report.views import View
 
 def plan_views(plan: Plan) -> list[View]:
     """What the stages take for each scope, where that comes from, and the models."""
-    return [*(_scope(scope, plan) for scope in plan.scopes), _machine(plan), *_models(plan)]
+    scopes = [view for scope in plan.scopes for view in _scope(scope, plan)]
+    return [*scopes, _machine(plan), *_models(plan)]
 
 
 def _models(plan: Plan) -> list[View]:
@@ -37,10 +38,10 @@ def _models(plan: Plan) -> list[View]:
             f"  tokens {model.counted}",
         ]
     columns = ("Models", "prompt $/M", "reply $/M", "tokens/s")
-    return [View(title=None, columns=columns, rows=rows, note="\n".join(notes))] if rows else []
+    return [View(title=None, columns=columns, rows=rows, note=_wrapped(notes))] if rows else []
 
 
-def _scope(scope: Scope, plan: Plan) -> View:
+def _scope(scope: Scope, plan: Plan) -> list[View]:
     if scope.name == "configured":
         title = "As configured"
         if plan.windows is None:
@@ -53,11 +54,12 @@ def _scope(scope: Scope, plan: Plan) -> View:
         whole = scope.name == "dictionary"
         all_ = "All latents that are alive" if plan.is_cached else "All latents"
         title = f"{all_ if whole else 'Latents asked for'}: {scope.n_latents:,}"
-        note = "every explainer and scorer on every latent, nothing stored before; an upper bound where latents share\nrequests"
+        note = "every explainer and scorer on every latent, nothing stored; an upper bound if they share requests"
     has_stored = any(amount.stored for amount in scope.steps)
     columns = ["", "latents", "requests", *["stored"] * has_stored, "tokens in", "out", "cost", "at most"]
+    n_asked = len(columns)
     columns += [*["1 worker"] * (plan.workers > 1), "time", "disk"]
-    rows = []
+    rows: list[list[str]] = []
     shown = ""
     for amount in scope.steps:
         stage, slash, rest = amount.name.partition("/")
@@ -72,9 +74,30 @@ def _scope(scope: Scope, plan: Plan) -> View:
     if plan.workers > 1 and "cache" in plan.alone:
         notes.append("cache: a reservoir is kept by one worker, however many there are")
     notes += _marks(scope.steps)
-    return View(title=title, columns=columns, rows=rows, note="\n".join(notes))
+    at_most = n_asked - 1
+    if all(row[at_most] == row[at_most - 1] for row in rows):
+        columns, *rows = [[*row[:at_most], *row[n_asked:]] for row in (columns, *rows)]
+        n_asked = at_most
+    return _fitted(title, columns, rows, _wrapped(notes), n_asked)
 
 
+def _fitted(
+    title: str, columns: Sequence[str], rows: Sequence[Sequence[str]], note: str, n_first: int
+) -> list[View]:
+    """One table; where that is too wide, its first `n_first` columns and below them the others."""
+    wide = [columns, *(row for row in rows if any(row[1:]))]
+    width = sum(2 + max(map(len, cells)) for cells in zip(*wide, strict=True)) - 2
+    if width <= _MOST_WIDE:
+        return [View(title=title, columns=columns, rows=rows, note=note)]
+    others = [[row[0], *row[n_first:]] for row in (columns, *rows)]
+    return [
+        View(title=title, columns=columns[:n_first], rows=[row[:n_first] for row in rows]),
+        View(title=None, columns=others[0], rows=others[1:], note=note),
+    ]
+
+
+_MOST_WIDE = 100
+"""Characters of a line."""
 _MARKS = {"finished": "*", ASKS_NONE: "°"}
 
 
@@ -143,7 +166,7 @@ def _machine(plan: Plan) -> View:
         notes.append(f"prompts: built on windows of {plan.windows}")
     notes.append("sizes: " + ", ".join(f"{name} {source}" for name, source in plan.sizes.items()))
     columns = ["Cache and sample of a dictionary of", *names]
-    return View(title=None, columns=columns, rows=rows, note="\n".join(_wrapped(notes)))
+    return View(title=None, columns=columns, rows=rows, note=_wrapped(notes))
 
 
 def _distinct(scopes: Sequence[Scope]) -> list[Scope]:
@@ -154,8 +177,9 @@ def _distinct(scopes: Sequence[Scope]) -> list[Scope]:
     return list(found.values())
 
 
-def _wrapped(lines: Sequence[str]) -> list[str]:
-    return [part for line in lines for part in textwrap.wrap(line, 100, subsequent_indent="  ")]
+def _wrapped(lines: Sequence[str]) -> str:
+    wrapper = textwrap.TextWrapper(_MOST_WIDE, subsequent_indent="  ", break_on_hyphens=False)
+    return "\n".join(part for line in lines for part in wrapper.wrap(line))
 
 
 def _few(value: float | None) -> str:
