@@ -49,7 +49,7 @@ def write_site(
     chosen = pick_latents(run, config.n_latents)
     fresh = folder / f".new.{os.getpid()}"
     try:
-        shutil.rmtree(fresh, ignore_errors=True)
+        _remove_unfinished(folder)
         for name in _FOLDERS:
             (fresh / name).mkdir(parents=True)
         for name in ASSETS:
@@ -79,6 +79,25 @@ def write_site(
     write_text_whole(folder / "latents.html", listed)
     write_text_whole(folder / "index.html", pages.run_page(found or statistics(run)))
     return folder / "index.html"
+
+
+def _remove_unfinished(folder: Path) -> None:
+    """Remove what processes that are no more had written of pages when they were killed."""
+    for made in folder.glob(".new.*"):
+        pid = made.suffix.removeprefix(".")
+        if pid != str(os.getpid()) and _is_alive(pid):
+            continue
+        shutil.rmtree(made, ignore_errors=True)
+
+
+def _is_alive(pid: str) -> bool:
+    try:
+        os.kill(int(pid), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:
+        pass  # another user's
+    return True
 
 
 def _entries(run: Run, scorers: Sequence[str], chosen: Sequence[int]) -> tuple[pa.Table, list[str]]:

@@ -1,7 +1,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
+import subprocess
+import sys
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -301,3 +304,13 @@ def test_trajectories_are_drawn_and_broken_ones_said(tmp_path):
     assert sum("cannot be drawn" in p.text for p in page.all("p")) == 2
     assert '"</script>' in page.one("table", class_="labels").all("pre")[0].text
     assert "trajectories" not in page.one("table", class_="labels").text
+
+
+def test_what_killed_writers_left_is_removed(run, tmp_path):
+    gone = subprocess.Popen([sys.executable, "-c", ""])
+    gone.wait()
+    made = [tmp_path / f".new.{pid}" for pid in (gone.pid, os.getpid(), os.getppid())]
+    for folder in made:
+        (folder / "latents").mkdir(parents=True)
+    write_site(run, tmp_path)
+    assert [folder.exists() for folder in made] == [False, False, True]
