@@ -151,6 +151,9 @@ def test_ctrl_c_ends_with_130_and_the_same_command_goes_on(planted, whole, copy)
             stderr=subprocess.PIPE,
             text=True,
             stdout=subprocess.DEVNULL,
+            preexec_fn=lambda: signal.signal(
+                signal.SIGINT, signal.SIG_DFL
+            ),  # not ignored as in a background job
         )
         while len(asked) < 6 and process.poll() is None:
             time.sleep(0.01)
