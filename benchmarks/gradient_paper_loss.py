@@ -48,7 +48,7 @@ def main() -> None:
         prediction = (np.logaddexp(0, -high).mean(1) + np.logaddexp(0, low).mean(1)) / 2
         some = rng.choice(len(words.words), min(40, len(words.words)), replace=False)
         natural = -asked.label_logprobs("category", [words.words[i] for i in some]).mean(0)
-        far = natural[[asked._label_ids(label)[0] for label in labels]]
+        far = natural[[asked.label_ids(label)[0] for label in labels]]
         print(f"{concept.name}: {words.n_positive} words of the feature, {words.n_negative} others")
         for weight in options.weights:
             total = prediction + weight * far

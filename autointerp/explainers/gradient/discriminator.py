@@ -168,7 +168,7 @@ class LikelihoodDiscriminator:
         """See `Discriminator.finish`: greedy by the mean over words, at most three tokens more."""
         template = self.templates.aspects[aspect].forward[0]
         starts = [self.lm.ids(template.ending(shorten(word))) for word in words]
-        out = [self._label_ids(label) for label in labels]
+        out = [self.label_ids(label) for label in labels]
         going = list(range(len(labels)))
         for _ in range(3):
             if not going:
@@ -210,7 +210,8 @@ class LikelihoodDiscriminator:
         """The first token of each word after a space."""
         return np.array([self.lm.ids(f" {shorten(word)}")[0] for word in words], dtype=np.int64)
 
-    def _label_ids(self, label: str) -> list[int]:
+    def label_ids(self, label: str) -> list[int]:
+        """A label's tokens, as they stand after a space."""
         index = self._index.get(label)
         return [int(self.columns[index])] if index is not None else self.lm.ids(f" {label}")
 

@@ -55,9 +55,9 @@ class YesNoDiscriminator(LikelihoodDiscriminator):
             part = missing[begin : begin + rows_at_once]
             by_length: dict[int, list[tuple[str, str]]] = {}
             for label, word in part:
-                by_length.setdefault(len(self._label_ids(label)), []).append((label, word))
+                by_length.setdefault(len(self.label_ids(label)), []).append((label, word))
             for pairs in by_length.values():
-                ids = torch.as_tensor([self._label_ids(x) for x, _ in pairs], device=self.lm.device)
+                ids = torch.as_tensor([self.label_ids(x) for x, _ in pairs], device=self.lm.device)
                 with torch.no_grad():
                     logits = self.ask([(w, None) for _, w in pairs], self.lm.embeddings[ids])
                 for pair, value in zip(
