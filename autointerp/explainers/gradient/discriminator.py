@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 
 _WORDS_KEPT = 4000
 _LABELS_KEPT = 2000
+_NATURAL_KEPT = 512
 _LONGEST_WORD = 48
 
 
@@ -91,6 +92,7 @@ class LikelihoodDiscriminator:
         self._usual_rows: dict[str, np.ndarray] = {}
         self._forward: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
         self._backward: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
+        self._natural: OrderedDict[tuple[str, str], np.ndarray] = OrderedDict()
 
     def forward(self, aspect: str, words: Sequence[str]) -> np.ndarray:
         """See `Discriminator.forward`."""
@@ -109,7 +111,16 @@ class LikelihoodDiscriminator:
     def label_logprobs(self, aspect: str, words: Sequence[str]) -> np.ndarray:
         """log p(token | word) over the whole vocabulary, of the first template: [n_words, n_vocabulary]."""
         template = self.templates.aspects[aspect].forward[0]
-        return self.lm.next_logprobs(template.beginning, [template.ending(shorten(w)) for w in words])
+
+        def compute(missing: Sequence[str]) -> np.ndarray:
+            return self.lm.next_logprobs(template.beginning, [template.ending(word) for word in missing])
+
+        return self._remembered_natural(aspect, [shorten(word) for word in words], compute)
+
+    def _remembered_natural(
+        self, kind: str, keys: Sequence[str], compute: Callable[[Sequence[str]], np.ndarray]
+    ) -> np.ndarray:
+        return _remembered(self._natural, kind, keys, compute, _NATURAL_KEPT, np.float32)
 
     def backward(self, aspect: str, labels: Sequence[str], words: Sequence[str]) -> np.ndarray:
         """See `Discriminator.backward`."""
@@ -295,12 +306,13 @@ def _remembered(
     keys: Sequence[str],
     compute: Callable[[Sequence[str]], np.ndarray],
     most: int,
+    kind: type[np.floating[Any]] = np.float16,
 ) -> np.ndarray:
-    """Rows of `keys`, those not in the store computed and put there (as float16)."""
+    """Rows of `keys`, those not in the store computed and put there in the arithmetic `kind`."""
     missing = list(dict.fromkeys(key for key in keys if (aspect, key) not in store))
     if missing:
         for key, row in zip(missing, compute(missing), strict=True):
-            store[aspect, key] = row.astype(np.float16)
+            store[aspect, key] = row.astype(kind)
     rows: list[Any] = []
     for key in keys:
         store.move_to_end((aspect, key))

@@ -87,7 +87,6 @@ class Run:
             rng.normal(size=size), dtype=torch.float32, device=discriminator.lm.device
         ).requires_grad_()
         self.recorder = Recorder(_Pieces(discriminator.lm), restart=0)
-        self._natural: dict[int, torch.Tensor] = {}
 
     def draw(self, n: int) -> np.ndarray:
         """Words of one step: positive or negative with equal odds, then any of that class."""
@@ -96,19 +95,15 @@ class Run:
         return np.array([self.rng.choice(high if side else low) for side in sides])
 
     def natural(self, drawn: np.ndarray) -> torch.Tensor:
-        """log q_i at the label's place for drawn words, [n, n_vocabulary]; computed once per word."""
+        """log q_i at the label's place for drawn words, [n, n_vocabulary]."""
         import torch
 
-        new = [i for i in dict.fromkeys(drawn.tolist()) if i not in self._natural]
-        if new:
-            pairs = [self.asked[i] for i in new]
-            if self.yes_no:
-                rows = self.discriminator.before_label(pairs)
-            else:
-                rows = self.discriminator.label_logprobs("category", [word for word, _ in pairs])
-            for i, row in zip(new, rows, strict=True):
-                self._natural[i] = torch.as_tensor(row, device=self.logits.device)
-        return torch.stack([self._natural[i] for i in drawn.tolist()])
+        pairs = [self.asked[i] for i in drawn.tolist()]
+        if self.yes_no:
+            rows = self.discriminator.before_label(pairs)
+        else:
+            rows = self.discriminator.label_logprobs("category", [word for word, _ in pairs])
+        return torch.as_tensor(rows, device=self.logits.device)
 
     def answer(self, config: GradientConfig, seconds: float) -> TokenLabel:
         """The likeliest token; how it does as a hard label is said beside it and changes nothing."""

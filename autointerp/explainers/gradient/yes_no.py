@@ -83,7 +83,11 @@ class YesNoDiscriminator(LikelihoodDiscriminator):
 
     def before_label(self, asked: Sequence[tuple[str, str | None]]) -> np.ndarray:
         """The model's own log-probabilities at the label's place: [n_asked, n_vocabulary]."""
-        return self.lm.next_logprobs(self._system, [self.lm.ids(self._asked(w, t)) for w, t in asked])
+
+        def compute(missing: Sequence[str]) -> np.ndarray:
+            return self.lm.next_logprobs(self._system, [self.lm.ids(question) for question in missing])
+
+        return self._remembered_natural("asked", [self._asked(w, t) for w, t in asked], compute)
 
     def _keys(self, word: str, text: str | None) -> list[tuple[Any, Any]]:
         asked = self._asked(word, text)
