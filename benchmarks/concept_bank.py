@@ -135,50 +135,51 @@ class Runner:
     def run(
         self, concepts: Sequence[Concept], seeds: Sequence[int], config: GradientConfig, variant: str
     ) -> Iterator[tuple[Concept, dict[str, Any]]]:
-        """Concept and result for each concept and seed; a kept result of the same settings is not computed again."""
-        version = get_explainer("gradient").version
-        for concept in concepts:
-            for seed in seeds:
-                key = "/".join(
-                    str(part)
-                    for part in (
-                        concept.part,
-                        concept.name,
-                        concept.digest(),
-                        variant,
-                        config.fingerprint(),
-                        version,
-                        seed,
-                    )
-                )
-                row = self.kept.rows.get(key)
-                if row is None:
-                    row = {"key": key, **self._label(concept, seed, config), "variant": variant}
-                    self.kept.add(row)
-                yield concept, row
+        """Concept and result for each concept and seed; a kept result of the same settings is not computed again.
 
-    def _label(self, concept: Concept, seed: int, config: GradientConfig) -> dict[str, Any]:
+        In mode `paper` a concept's seeds share their forward passes, so a seed's seconds are its share.
+        """
+        for concept in concepts:
+            keys = {seed: _key(concept, config, variant, seed) for seed in seeds}
+            missing = [seed for seed, key in keys.items() if key not in self.kept.rows]
+            for some in [missing] if config.mode == "paper" else [[seed] for seed in missing]:
+                for seed, row in zip(some, self._labels(concept, some, config), strict=True):
+                    self.kept.add({"key": keys[seed], **row, "variant": variant})
+            for seed in seeds:
+                yield concept, self.kept.rows[keys[seed]]
+
+    def _labels(self, concept: Concept, seeds: Sequence[int], config: GradientConfig) -> list[dict[str, Any]]:
         from autointerp.engine.labelling import finite
         from autointerp.explainers.gradient import label_tokens
+        from autointerp.explainers.gradient.paper import label_features_paper
 
+        if not seeds:
+            return []
         discriminator = self.discriminator(config)
         items = concept.items()
         began, worked = time.perf_counter(), time.process_time()
-        found = label_tokens(items, config, discriminator, seed)
-        seconds, cpu_seconds = time.perf_counter() - began, time.process_time() - worked
-        row = finite(found.as_json())
-        return {
-            "concept": concept.name,
-            "kind": concept.kind,
-            "judgeable": concept.judgeable,
-            "seed": seed,
-            "right": concept.is_right(found.label, found.status),
-            "seconds": round(seconds, 2),
-            "cpu_seconds": round(cpu_seconds, 2),
-            "chain_labels": [link.label for link in found.chain],
-            "first_candidate": found.candidates[0].label if found.candidates else None,
-            "result": row,
-        }
+        if config.mode == "paper":
+            streams = [(seed, 0) for seed in seeds]
+            found = label_features_paper([items] * len(seeds), config, discriminator, streams)
+        else:
+            found = [label_tokens(items, config, discriminator, seed) for seed in seeds]
+        seconds = (time.perf_counter() - began) / len(seeds)
+        cpu_seconds = (time.process_time() - worked) / len(seeds)
+        return [
+            {
+                "concept": concept.name,
+                "kind": concept.kind,
+                "judgeable": concept.judgeable,
+                "seed": seed,
+                "right": concept.is_right(label.label, label.status),
+                "seconds": round(seconds, 2),
+                "cpu_seconds": round(cpu_seconds, 2),
+                "chain_labels": [link.label for link in label.chain],
+                "first_candidate": label.candidates[0].label if label.candidates else None,
+                "result": finite(label.as_json()),
+            }
+            for seed, label in zip(seeds, found, strict=True)
+        ]
 
     def discriminator(self, config: GradientConfig) -> Any:
         """Opened once per model and readout; the seconds of the last opening are kept."""
@@ -190,6 +191,12 @@ class Runner:
             self._discriminators[key] = open_discriminator(config)
             self.opening_seconds = round(time.perf_counter() - began, 2)
         return self._discriminators[key]
+
+
+def _key(concept: Concept, config: GradientConfig, variant: str, seed: int) -> str:
+    version = get_explainer("gradient").version
+    parts = (concept.part, concept.name, concept.digest(), variant, config.fingerprint(), version, seed)
+    return "/".join(map(str, parts))
 
 
 def totals(rows: Sequence[dict[str, Any]]) -> dict[str, Any]:

@@ -2,7 +2,7 @@
 
     python benchmarks/gradient_paper.py [--model smollm2|qwen|NAME] [--features NAME ...] [--seeds 0 1 2]
         [--modes paper robust] [--published-settings] [--max-steps N] [--readout auto|likelihood|yes_no]
-        [--set KEY=VALUE ...] [--no-files] [--fresh]
+        [--set KEY=VALUE ...] [--name NAME] [--no-files] [--fresh]
 
 Features are the sets of benchmarks/concepts/paper/: animals, mammals (natural, unbalanced text),
 mammals_words (single words), numbers, chinese, palindromes. For each and each mode it prints the labels
@@ -13,8 +13,9 @@ a meaningless token. Over all their published logs 6 of 47 runs are right.
 `smollm2` is SmolLM2-135M, readout likelihood; `qwen` a 1.5B instruct model in the cache folder, asked yes or
 no as published (slow on a CPU: give it few features and `--max-steps`). `--published-settings` takes, in mode
 paper, each feature's own weights, learning rate, batch and steps of the published run, else one setting
-serves all. Results are kept per feature and seed and go into docs/results/gradient-paper-MODEL.json, plots of
-the first seed into docs/images/gradient-paper-FEATURE-MODE[-MODEL].png.
+serves all. Results are kept per feature and seed and go into docs/results/gradient-paper-NAME.json, plots of
+the first right seed, or else of the first, into docs/images/gradient-paper-FEATURE-MODE[-NAME].png. In mode paper
+the seeds of a feature share their forward passes (`--set latents_at_once=N`: so many).
 """
 
 from __future__ import annotations
@@ -74,11 +75,13 @@ def main() -> None:
     parser.add_argument("--max-steps", type=int)
     parser.add_argument("--readout", choices=("auto", "likelihood", "yes_no"))
     parser.add_argument("--set", dest="settings", action="append", default=[], metavar="KEY=VALUE")
+    parser.add_argument("--name", help="of the results; by default the model's")
     parser.add_argument("--no-files", action="store_true", help="write neither results nor plots")
     parser.add_argument("--fresh", action="store_true")
     options = parser.parse_args()
 
     features = load("paper", options.features)
+    name = (options.name or options.model).replace("/", "_")
     runner = Runner(Kept(f"gradient-paper-{options.model.replace('/', '_')}", fresh=options.fresh))
     rows: list[dict[str, Any]] = []
     for mode in options.modes:
@@ -90,16 +93,18 @@ def main() -> None:
             rows += mine
             report(feature, mine)
             if not options.no_files:
-                plot(mine[0], mode, options.model)
+                plot(next((row for row in mine if row["right"]), mine[0]), mode, options.model, name)
         print()
     wins(rows)
     print(f"published: {PUBLISHED} right, over all features, search over settings included")
     if options.no_files:
         return
     write_results(
-        f"gradient-paper-{options.model.replace('/', '_')}",
+        f"gradient-paper-{name}",
         {
             "model": options.model,
+            "settings": options.settings,
+            "max_steps": options.max_steps,
             "seeds": options.seeds,
             "published_settings": options.published_settings,
             "published": PUBLISHED,
@@ -150,7 +155,7 @@ def report(feature: Concept, rows: list[dict[str, Any]]) -> None:
     )
 
 
-def plot(row: dict[str, Any], mode: str, model: str) -> None:
+def plot(row: dict[str, Any], mode: str, model: str, results: str) -> None:
     """Trajectories of a result as PNG and SVG in docs/images/."""
     from autointerp.report.plots.trajectory import write_trajectories
 
@@ -158,7 +163,7 @@ def plot(row: dict[str, Any], mode: str, model: str) -> None:
     if not result.get("trajectories"):
         return
     name = row["concept"].replace("_", "-")
-    ending = "" if model == "smollm2" else f"-{model.replace('/', '_')}"
+    ending = "" if results == "smollm2" else f"-{results}"
     best = result["label"] or row["first_candidate"]
     said = result["label"] or result["status"]
     title = f"{name.replace('-', ', ')}, mode {mode}, {model}, seed {row['seed']}: {said}"
