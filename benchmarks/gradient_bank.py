@@ -12,7 +12,8 @@ names the commonest concept of the bank, or nothing, is right for one judgeable 
 prints the seconds per latent of that call and how many labels differ from those found one by one.
 
 Results are kept per concept, seed and settings in runs/benchmarks/, so a run that was stopped goes
-on; docs/results/gradient-bank-PART.json holds them when the part is complete. The part `final` is
+on; docs/results/gradient-bank-PART.json (of mode paper alone: gradient-bank-PART-paper.json) holds them when the
+part is complete. The part `final` is
 meant to be run once, when the method is finished.
 """
 
@@ -80,8 +81,9 @@ def main() -> None:
     print(f"floor: {PUBLISHED} of the published method found the right label (8B discriminator)")
     if options.concepts:
         return
+    alone = "" if "robust" in options.modes else "-paper"
     write_results(
-        f"gradient-bank-{options.part}",
+        f"gradient-bank-{options.part}{alone}",
         {
             "part": options.part,
             "seeds": options.seeds,

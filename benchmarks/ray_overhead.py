@@ -75,7 +75,7 @@ def make(name: str, run: RunDirectory, run_file: Path, server: Server, stages: l
         engine = f"{{kind='ray', workers=2, address='{cluster.address}'}}"
         run_stages(configured(run_file, server, engine), run, stages)
         if name == "killed":
-            losses.join(60)
+            losses.finish()
             print(f"killed while it ran: {', '.join(losses.in_the_middle)}")
             assert losses.in_the_middle == dict.fromkeys(left, True), losses.in_the_middle
 

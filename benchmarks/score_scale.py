@@ -1,13 +1,15 @@
 """Judged requests per second of `score` at the scale of 100,000 latents, through the canned backend.
 
     python benchmarks/score_scale.py [--latents 100000] [--few 10000] [--windows 20] [--no-control]
+        [--processes 1 2] [--store without with]
 
 A synthetic run directory is written with this package's own writers: statistics, windows of 32 tokens (half of
 the test windows active), explanations and their shuffled control. Then `score` runs the scorer `detection` with
 its readout `json` (5 windows per request) and every request is answered at once by the canned backend, so that
 all the time is ours: reading, drawing, prompts, hashes, replies, metrics, tables. It runs with and without a
 reply store (without one, the store is a stand-in that keeps nothing), in one process and in two worker
-processes (`engine.kind = "processes"`), each in processes of its own so that peak memory can be told.
+processes (`engine.kind = "processes"`), each in processes of its own so that peak memory can be told;
+`--processes` and `--store` choose among these four. Memory is flat where many latents peak as few do.
 
 The floor is the least any pipeline must do: the same windows, already in memory, made into the same prompts,
 each hashed and answered, in one process.
@@ -52,6 +54,8 @@ N_TOKENS = 49_152
 WINDOW_TOKENS = 32
 N_TRAIN = 10
 LATENTS_PER_SHARD = 8_192
+MOST_IN_MEMORY = 2_000
+"""Latents of the floor."""
 ANSWER = '{"1":0,"2":1,"3":0,"4":1,"5":0}'
 NO_STORE = "SCORE_SCALE_NO_STORE"
 STEP = "score/detection/statistics"
@@ -207,9 +211,10 @@ def explanations_table(latents: np.ndarray, name: str, words: list[str]) -> pa.T
     return table("explanations", columns)
 
 
-def measured_floor(root: Path, n_latents: int) -> None:
+def measured_floor(root: Path) -> None:
     """Prompts of windows in memory, hashed and answered: requests per second."""
     run, scorer = RunDirectory(root), Detection(DetectionConfig())
+    n_latents = min(MOST_IN_MEMORY, run.dataset("latents").n_rows)
     tokens, _ = read_vocabulary(run)
     context = JudgeContext(model=None, tokens=tokens, seed=0)
     records = read_records(run, range(n_latents), "test")
@@ -219,7 +224,7 @@ def measured_floor(root: Path, n_latents: int) -> None:
     items = [Item(explanation="x", text=t, record=r) for t, r in zip(text, records, strict=True)]
     shown = [scorer.shown(item, context) for item in items]
     backend = open_canned(CannedOptions(default_text=ANSWER))
-    begun, n = time.perf_counter(), 0
+    begun, n = clocks(), 0
     for item, windows in zip(items, shown, strict=True):
         plan = readout_plan(scorer.config, "detection", item.text, windows, scorer.pool, tokens)
         for request in plan.requests:
@@ -239,7 +244,7 @@ def measured(root: Path, n_workers: int, stored: bool) -> None:
         keep_no_replies()
     models, run = plugins.Models(config), RunDirectory(root)
     step = the_step(score.steps(config, models))
-    begun = time.perf_counter()
+    begun = clocks()
     if n_workers > 1:
         workers = ProcessWorkers(config, root)
         result = workers.carry_out(step)
@@ -258,14 +263,16 @@ def the_step(steps: list[Step]) -> Step:
     return step
 
 
-def report(n_requests: int, begun: float, n_latents: int = 0, root: Path | None = None) -> None:
-    seconds = time.perf_counter() - begun
+def clocks() -> tuple[float, float]:
+    """Seconds on the clock, and of processor by this process and the workers that have ended."""
+    usages = [resource.getrusage(who) for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)]
+    return time.perf_counter(), sum(usage.ru_utime + usage.ru_stime for usage in usages)
+
+
+def report(n_requests: int, begun: tuple[float, float], n_latents: int = 0, root: Path | None = None) -> None:
+    seconds, processor = (now - then for now, then in zip(clocks(), begun, strict=True))
     own, workers = (
         resource.getrusage(who).ru_maxrss / 1024 for who in (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN)
-    )
-    processor = sum(
-        usage.ru_utime + usage.ru_stime
-        for usage in map(resource.getrusage, (resource.RUSAGE_SELF, resource.RUSAGE_CHILDREN))
     )
     written = [p for d in ("judgements", "scores") for p in (root / d).rglob("*.parquet")] if root else []
     print(
@@ -296,6 +303,8 @@ def main() -> None:
     parser.add_argument("--few", type=int, default=10_000)
     parser.add_argument("--windows", type=int, default=20)
     parser.add_argument("--no-control", action="store_true")
+    parser.add_argument("--processes", type=int, nargs="+", choices=(1, 2), default=(1, 2))
+    parser.add_argument("--store", nargs="+", choices=("without", "with"), default=("without", "with"))
     parser.add_argument(
         "--measure", nargs=3, metavar=("RUN_DIR", "WORKERS", "STORED"), help=argparse.SUPPRESS
     )
@@ -303,7 +312,7 @@ def main() -> None:
     if arguments.measure:
         root, n_workers, stored = Path(arguments.measure[0]), *map(int, arguments.measure[1:])
         if n_workers == 0:
-            measured_floor(root, 2_000)
+            measured_floor(root)
         else:
             measured(root, n_workers, bool(stored))
         return
@@ -314,19 +323,26 @@ def main() -> None:
         write_run(many, arguments.latents, arguments.windows, not arguments.no_control)
         print(f"written       {arguments.latents:,} latents in {time.perf_counter() - begun:.0f} s")
         floor = in_own_process(few, 0, 0)
-        print(f"floor         {floor['rate']:8,.0f} prompts/s built, hashed and answered, one process")
-        for n_workers in (1, 2):
-            for stored in (0, 1):
+        print(
+            f"floor         {floor['rate']:8,.0f} prompts/s built, hashed and answered, one process; "
+            f"{floor['requests'] / floor['processor_seconds']:,.0f} per second of processor"
+        )
+        for n_workers in arguments.processes:
+            for store_kept in arguments.store:
+                stored = int(store_kept == "with")
                 small, large = (in_own_process(root, n_workers, stored) for root in (few, many))
                 print(
                     f"{n_workers} process{'es' if n_workers > 1 else '  '}   {large['rate']:8,.0f} requests/s "
-                    f"{'with   ' if stored else 'without'} reply store; {large['seconds']:.0f} s, "
-                    f"{large['processor_seconds']:.0f} s of processor; peak {large['peak_mb']:.0f} MB "
+                    f"{store_kept:7} reply store; {large['seconds']:.0f} s, {large['processor_seconds']:.0f} s of "
+                    f"processor, {large['requests'] / large['processor_seconds']:,.0f} requests per second of it; peak {large['peak_mb']:.0f} MB "
                     f"({large['peak_mb'] / small['peak_mb']:.2f}x that of {small['latents']:,.0f} latents); "
                     f"{large['files']} files of {large['bytes'] / large['files'] / 1e3:.0f} kB"
                 )
         floor = in_own_process(few, 0, 0)
-        print(f"floor again   {floor['rate']:8,.0f} prompts/s")
+        print(
+            f"floor again   {floor['rate']:8,.0f} prompts/s, "
+            f"{floor['requests'] / floor['processor_seconds']:,.0f} per second of processor"
+        )
 
 
 if __name__ == "__main__":

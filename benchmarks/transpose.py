@@ -1,12 +1,14 @@
 """Activations from the order of the text to the order of the latents: rate and memory.
 
-    python benchmarks/transpose.py [--activations 20_000_000] [--latents 65_536]
+    python benchmarks/transpose.py [--activations 20_000_000] [--latents 65_536] [--contexts-per-shard 512]
+        [--rows-per-shard 8_000_000]
 
 Draws synthetic activations with a heavy-tailed firing distribution, writes them as the cache stage's
 intermediate shards (two at a time) and puts them in latent order, as Parquet, on two threads. The rate
 counts everything between arrays in memory and finished shards on disk, both times sorting; beside it the
 same through a sort of the whole in memory (the aim: five million non-zeros a second on two cores, at most
-2 GB). A further line is the second half as the stage does it, with the statistics of every latent.
+2 GB). A further line is the second half as the stage does it, with the statistics of every latent. Every range of
+latents is looked for in every shard: with small shards and ranges, the gathering shows what that costs.
 """
 
 from __future__ import annotations
@@ -39,9 +41,11 @@ CONTEXT_SIZE, CONTEXTS_PER_SHARD, ACTIVE_PER_POSITION = 128, 512, 32
 ROWS_PER_SHARD = 8_000_000
 
 
-def draw(rng: np.random.Generator, first_context: int, n_latents: int) -> dict[str, NDArray[Any]]:
+def draw(
+    rng: np.random.Generator, first_context: int, n_latents: int, n_contexts: int = CONTEXTS_PER_SHARD
+) -> dict[str, NDArray[Any]]:
     """The columns of one shard: `ACTIVE_PER_POSITION` latents a position, rank frequency about 1 / rank."""
-    n_positions = CONTEXTS_PER_SHARD * CONTEXT_SIZE
+    n_positions = n_contexts * CONTEXT_SIZE
     n = n_positions * ACTIVE_PER_POSITION
     rank = np.exp(rng.random(n) * np.log(n_latents)).astype(np.uint32) - 1
     position = np.repeat(np.arange(n_positions), ACTIVE_PER_POSITION)
@@ -62,11 +66,13 @@ def timed(work: Callable[[], object]) -> NDArray[np.float64]:
     return np.array([time.perf_counter() - begun[0], time.process_time() - begun[1]])
 
 
-def into_latent_order(root: Path, n_latents: int, use: Callable[[pa.Table, int, int], object]) -> None:
+def into_latent_order(
+    root: Path, n_latents: int, rows_per_shard: int, use: Callable[[pa.Table, int, int], object]
+) -> None:
     """The second half: each range of latents written, and given to `use` meanwhile."""
     shards = Dataset(root / "scratch", INTERMEDIATE).shards
     counts = count_by_latent(shards, n_latents)
-    ranges = plan_ranges(counts, ROWS_PER_SHARD)
+    ranges = plan_ranges(counts, rows_per_shard)
     with ThreadPoolExecutor(1) as writer:
         for index, table in enumerate(gather_each(shards, ranges, counts)):
             path = shard_path(root / "activations", index)
@@ -85,7 +91,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--activations", type=int, default=20_000_000)
     parser.add_argument("--latents", type=int, default=65_536)
+    parser.add_argument("--contexts-per-shard", type=int, default=CONTEXTS_PER_SHARD)
+    parser.add_argument("--rows-per-shard", type=int, default=ROWS_PER_SHARD)
     arguments = parser.parse_args()
+    per_shard, rows = arguments.contexts_per_shard, arguments.rows_per_shard
     rng = np.random.default_rng(0)
     rule = StatusRule(rare_below_contexts=10, dense_above=0.2)
     with tempfile.TemporaryDirectory() as folder:
@@ -99,17 +108,19 @@ def main() -> None:
         with ThreadPoolExecutor(2) as writers:
             while n < arguments.activations:
                 indices = range(n_shards, n_shards + 2)
-                drawn = [draw(rng, i * CONTEXTS_PER_SHARD, arguments.latents) for i in indices]
+                drawn = [draw(rng, i * per_shard, arguments.latents, per_shard) for i in indices]
                 first += timed(lambda: list(writers.map(write, indices, drawn)))  # noqa: B023
                 n, n_shards = n + sum(len(d["latent"]) for d in drawn), n_shards + 2
         before = peak_megabytes()
-        second = timed(lambda: into_latent_order(root, arguments.latents, lambda *_: None))
+        second = timed(lambda: into_latent_order(root, arguments.latents, rows, lambda *_: None))
+        n_ranges = len(Dataset(root / "activations", DATASETS["activations"]).shards)
         peak = peak_megabytes()
-        n_positions, is_test = n // ACTIVE_PER_POSITION, rng.random(n_shards * CONTEXTS_PER_SHARD) < 0.3
+        n_positions, is_test = n // ACTIVE_PER_POSITION, rng.random(n_shards * per_shard) < 0.3
         with_statistics = timed(
             lambda: into_latent_order(
                 root,
                 arguments.latents,
+                rows,
                 lambda table, first, last: (
                     latent_statistics(
                         table,
@@ -139,7 +150,9 @@ def main() -> None:
         sorting = timed(sort)
         for name in ("context", "position", "activation"):
             assert in_order[0].column(name).equals(written.read(columns=[name]).column(name)), name
-    print(f"{n:,} activations of {arguments.latents:,} latents in {n_shards} shards")
+    print(
+        f"{n:,} activations of {arguments.latents:,} latents in {n_shards} shards, {n_ranges} ranges of latents"
+    )
     print(f"  {'':<34}{'wall':>8}{'processor':>11}{'million/s':>11}")
     for name, (wall, processor) in {
         "sort and write by context": first,

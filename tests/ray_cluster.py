@@ -15,6 +15,8 @@ from autointerp.artifacts import RunDirectory
 LOOPBACK = "127.0.0.2"
 """Ray replaces 127.0.0.1 by the machine's address in its network."""
 ROOT = Path(__file__).parents[1]
+WHILE_PARENT_LIVES = "while kill -0 $PPID; do sleep 1; done"
+"""Command that stands in for a node's agent, and ends soon after the node."""
 
 
 def environment() -> dict[str, str]:
@@ -71,7 +73,7 @@ class LocalCluster:
 
         def with_ports(command: list[str], kind: str, *arguments: Any, **keywords: Any) -> Any:
             if kind == "raylet":
-                agent = subprocess.list2cmdline(["/bin/sh", "-c", "exec sleep 1000000"])
+                agent = subprocess.list2cmdline(["/bin/sh", "-c", WHILE_PARENT_LIVES])
                 command = [c for c in command if not c.startswith("--dashboard_agent_command=")]
                 command += [
                     f"--dashboard_agent_command={agent}",
@@ -104,12 +106,22 @@ class LocalCluster:
 
 
 class Losses(threading.Thread):
-    """Kills a node when some shards of a dataset are there, one after another; a new node comes for each."""
+    """Kills a node when some shards of a dataset are there, one after another; a new node comes for each.
+
+    A node dies with the thread that started it (so Ray tells the kernel): this one lives until `finish`.
+    """
 
     def __init__(self, cluster: LocalCluster, run: RunDirectory, datasets: dict[str, str]) -> None:
         super().__init__(daemon=True)
         self.cluster, self.run_directory, self.datasets = cluster, run, datasets
         self.in_the_middle: dict[str, bool] = {}
+        """For each step, whether it was under way when a node was killed."""
+        self._over = threading.Event()
+
+    def finish(self) -> None:
+        """Wait for the last loss, and let go of the nodes that came."""
+        self._over.set()
+        self.join(timeout=120)
 
     def run(self) -> None:
         for step, dataset in self.datasets.items():
@@ -119,6 +131,7 @@ class Losses(threading.Thread):
             manifest = self.run_directory.manifest(step)
             self.in_the_middle[step] = manifest is not None and manifest.status == "running"
             self.cluster.add_node()
+        self._over.wait()
 
 
 def free_port() -> int:

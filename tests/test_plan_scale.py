@@ -77,7 +77,9 @@ def test_bytes_are_as_they_are_then_written(folder, small, reservoir):
     written = plan_run(config, run).scopes[0]
     assert planned.cache.n_activations == pytest.approx(run.dataset("activations").n_rows, rel=0.1)
     for name in ("activations", "contexts", "latents"):
-        assert planned.cache.bytes_by_dataset[name] == pytest.approx(size_of(run, name), rel=0.1), name
+        # Deciles that are middles of bins take fewer bytes than those of the full cache planned from.
+        rel = 0.2 if reservoir and name == "latents" else 0.1
+        assert planned.cache.bytes_by_dataset[name] == pytest.approx(size_of(run, name), rel=rel), name
         assert written.cache.bytes_by_dataset[name] == size_of(run, name)
     assert ("reservoir" in planned.cache.bytes_by_dataset) is reservoir
     assert planned.sample.n_windows == pytest.approx(run.dataset("examples").n_rows, rel=0.1)
@@ -246,8 +248,6 @@ def test_options_are_checked(folder):
         Given(device_tflops=400.0)
     with pytest.raises(UserError, match="beside --device-tflops"):
         Given(device_tflops=400.0, utilisation=0.4, cache_tokens_per_second=1.0)
-    with pytest.raises(UserError, match=r"--like: .*no run\.toml"):
-        plan_run(load_config(folder / "run.toml"), RunDirectory(folder / "nothing"), like=folder / "missing")
 
 
 def call(monkeypatch, *words: object) -> int:
@@ -255,6 +255,20 @@ def call(monkeypatch, *words: object) -> int:
     with pytest.raises(SystemExit) as raised:
         cli.main()
     return int(raised.value.code or 0)
+
+
+def test_a_wrong_like_is_told_before_anything_is_looked_at(folder, small, monkeypatch, capsys):
+    """Even where the run itself was sampled with other settings, which would be an error of its own."""
+    stale = ["plan", folder / "run.toml", "--run-dir", small.root, "--set", "sample.n_test=9"]
+    (folder / "empty").mkdir()
+    for like, said in (("missing", "no folder"), ("empty", "no run.toml")):
+        assert call(monkeypatch, *stale, "--like", folder / like) == 2
+        (line,) = capsys.readouterr().err.splitlines()
+        assert line.startswith("error: --like: ")
+        assert said in line
+        assert str(folder / like) in line
+    assert call(monkeypatch, *stale) == 2
+    assert "was made with other settings" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("recipe", RECIPES, ids=lambda path: path.stem)

@@ -345,3 +345,25 @@ def test_an_upload_replaces_a_folder(bucket, tmp_path):
         storage.upload_folder(tmp_path / "pages", target)
         found = [path.relative_to(target).as_posix() for path in storage.files_below(target, "*")]
         assert found == names
+
+
+@pytest.mark.parametrize("where", ["disk", "memory"])
+def test_files_are_listed_in_the_order_of_their_paths_and_by_folder(where, tmp_path):
+    root = tmp_path if where == "disk" else storage.place(f"memory://listing/{tmp_path.name}")
+    for name in ("b/part-2", "b/part-10", "a/c/part-0", "b/.part-3", "b/other", "a-d/part-1", "part-9", "bb"):
+        path = root / name
+        if where == "disk":
+            path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(b"")
+    expected = ["a/c/part-0", "a-d/part-1", "b/part-10", "b/part-2", "part-9"]
+    found = storage.files_below(root, "part-*")
+    assert found == [root.joinpath(*name.split("/")) for name in expected]
+    assert where != "disk" or found == sorted(root.rglob("part-*"))
+    by_folder = storage.names_below(root, "part-*")
+    assert by_folder == [
+        (root, ["part-9"]),
+        (root / "a" / "c", ["part-0"]),
+        (root / "a-d", ["part-1"]),
+        (root / "b", ["part-10", "part-2"]),
+    ]
+    assert storage.files_below(root / "missing", "*") == storage.names_below(root / "missing", "*") == []

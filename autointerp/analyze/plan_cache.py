@@ -18,7 +18,7 @@ from autointerp.artifacts.schemas import DATASETS
 from autointerp.artifacts.transpose import INTERMEDIATE
 from autointerp.config import RunConfig
 from autointerp.stages.reservoir import ROWS_BEFORE_CHOOSING, TALLIES
-from autointerp.subject.neighbours import MOST_EXACT
+from autointerp.subject.neighbours import MOST_EXACT, approximate_bytes
 
 _HELD_BOUNDS = 2 * (8 + 4)
 """Bytes per latent of the bounds of a reservoir: a priority and a peak for either split."""
@@ -115,7 +115,7 @@ def cache_plan(sources: Sources, n_latents: int | None) -> CachePlan:
         device_hours=None if rate is None else n_tokens / rate / 3600,
         n_activations=rows,
         bytes_by_dataset=_bytes(sources, shape, rows, n_tokens),
-        scratch_bytes=_scratch(config, rows),
+        scratch_bytes=_scratch(config, shape, rows, n_tokens),
         memory_bytes=_memory(config, shape, n_tokens),
         subject_bytes=shape.subject_bytes,
         dictionary_bytes=shape.dictionary_bytes,
@@ -167,6 +167,9 @@ def sample_plan(sources: Sources, n_latents: int | None, *, finished: bool = Fal
     )
 
 
+_BINS_PER_LATENT, _BYTES_PER_BIN = 450, 1.4
+"""Of a reservoir's counts by value: 64 bins for each of some seven doublings, and their size on disk as measured
+(`benchmarks/reservoir_scale.py`)."""
 INTERMEDIATE_BYTES: int = sum(field.type.bit_width // 8 for field in INTERMEDIATE.schema)
 """Bytes of an activation before it is compressed."""
 _TALLY_BYTES: int = sum(field.type.bit_width // 8 for field in TALLIES.schema)
@@ -303,14 +306,16 @@ def _bytes_per_token_of_a_window(measured: Measured) -> float | None:
     return each / window if window else None
 
 
-def _scratch(config: RunConfig, rows: float | None) -> float | None:
-    """Uncompressed, and so at most: every activation by context, or what a reservoir holds between two choices."""
+def _scratch(config: RunConfig, shape: Shape, rows: float | None, n_tokens: int) -> float | None:
+    """At most: every activation by context, or what a reservoir holds between two choices, and its counts by value."""
     if rows is None:
         return None
     if config.cache.reservoir is None:
         return rows * INTERMEDIATE_BYTES
     # The last choice, what was left since, and the choice that is being made.
-    return (2 * rows + max(2 * rows, ROWS_BEFORE_CHOOSING)) * INTERMEDIATE_BYTES
+    chosen = (2 * rows + max(2 * rows, ROWS_BEFORE_CHOOSING)) * INTERMEDIATE_BYTES
+    counts = min(n_tokens * (shape.l0 or math.inf), (shape.n_latents or math.inf) * _BINS_PER_LATENT)
+    return chosen + (2 * _BYTES_PER_BIN * counts if math.isfinite(counts) else 0.0)
 
 
 def _memory(config: RunConfig, shape: Shape, n_tokens: int) -> float | None:
@@ -329,5 +334,5 @@ def _memory(config: RunConfig, shape: Shape, n_tokens: int) -> float | None:
         cache.neighbour_search is None and n > MOST_EXACT
     )
     if k and approximate and shape.d_in is not None:
-        nearest += 4.0 * n * shape.d_in
+        nearest += approximate_bytes(n, shape.d_in)
     return max(read, gathered + nearest) + held

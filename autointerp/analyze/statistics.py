@@ -59,7 +59,7 @@ def statistics_of(root: str | Path, control: str | Path | None = None, *, seed: 
     run = open_run(root)
     found = statistics(run, seed=seed)
     if not found.scores:
-        raise UserError(f"RUN_DIR: {str(root)!r} holds no scores; run `autointerp score` first")
+        raise UserError(f"RUN_DIR: {str(run.root)!r} holds no scores; run `autointerp score` first")
     if control is None:
         return found
     return replace(found, control=compare_with_control(run, open_run(control), seed=seed))

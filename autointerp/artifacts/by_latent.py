@@ -10,7 +10,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from autointerp.artifacts.dataset import Dataset, _corrupt, _open
+from autointerp.artifacts.dataset import Dataset, open_shard, unreadable
 
 _NO_LATENT = 2**32
 
@@ -38,6 +38,7 @@ class LatentReader:
         self.dataset = dataset
         self.columns = None if columns is None else list(columns)
         self._groups: list[_Group] | None = None
+        self._first = self._last = np.zeros(0, dtype=np.int64)
         self._held: dict[_Group, pa.Table] = {}
 
     def read(self, latents: Iterable[int]) -> pa.Table:
@@ -45,7 +46,9 @@ class LatentReader:
         wanted = np.unique(np.fromiter(latents, dtype=np.int64))
         if self._groups is None:
             self._groups = [group for path in self.dataset.shards for group in self._groups_of(path)]
-        needed = [group for group in self._groups if _may_hold(group, wanted)]
+            limits = np.array([(group.first, group.last) for group in self._groups], dtype=np.int64)
+            self._first, self._last = limits.reshape(-1, 2).T
+        needed = [group for group in self._near(wanted) if _may_hold(group, wanted)]
         missing: dict[Path, list[_Group]] = {}
         for group in needed:
             if group not in self._held:
@@ -60,8 +63,15 @@ class LatentReader:
             ).empty_table()
         return pa.concat_tables(parts)
 
+    def _near(self, wanted: np.ndarray) -> list[_Group]:
+        """The groups between the first and the last of the latents: of tens of thousands, those few."""
+        if self._groups is None or len(wanted) == 0:
+            return []
+        near = np.flatnonzero((self._first <= wanted[-1]) & (self._last >= wanted[0]))
+        return [self._groups[index] for index in near]
+
     def _groups_of(self, path: Path) -> list[_Group]:
-        file = _open(path, self.dataset.spec)
+        file = open_shard(path, self.dataset.spec)
         column = file.schema_arrow.get_field_index("latent")
         groups = []
         for index in range(file.metadata.num_row_groups):
@@ -73,13 +83,13 @@ class LatentReader:
     def _read(self, groups: Sequence[_Group]) -> list[tuple[_Group, pa.Table]]:
         """Some row groups of one shard."""
         path = groups[0].path
-        file = _open(path, self.dataset.spec)
+        file = open_shard(path, self.dataset.spec)
         try:
             return [
                 (g, file.read_row_group(g.number, columns=self.columns, use_threads=False)) for g in groups
             ]
         except (pa.ArrowException, OSError) as error:
-            raise _corrupt(path, error) from error
+            raise unreadable(path, error) from error
 
 
 def _may_hold(group: _Group, wanted: np.ndarray) -> bool:

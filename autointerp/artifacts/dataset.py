@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import itertools
+import errno
 from collections.abc import Iterable, Iterator, Sequence
 from contextlib import ExitStack
 from pathlib import Path
@@ -22,6 +22,11 @@ FORMAT_VERSION = "1"
 """Version of the run directory's layout, kept in every shard and manifest."""
 _FEW_SHARDS = 16
 """Shards of a folder whose footers are all read to find a latent."""
+_MOST_OPEN = 64
+"""Files held open at a time, of which the operating system allows some 1,000."""
+_ANY = (0, 2**32 - 1)
+"""Limits of a row group that says none."""
+_SHARDS = "part-*.parquet"
 
 
 def shard_path(folder: Path, index: int) -> Path:
@@ -115,12 +120,12 @@ class Dataset:
     @property
     def shards(self) -> list[Path]:
         """Its shard files, in order."""
-        return storage.files_below(self.folder, "part-*.parquet")
+        return storage.files_below(self.folder, _SHARDS)
 
     @property
     def n_rows(self) -> int:
         """Number of rows, read from the shards' footers."""
-        return sum(_open(path, self.spec).metadata.num_rows for path in self.shards)
+        return sum(open_shard(path, self.spec).metadata.num_rows for path in self.shards)
 
     def read(self, columns: Sequence[str] | None = None, latents: Iterable[int] | None = None) -> pa.Table:
         """The rows as one table, all of them or those of some latents (only their row groups are read)."""
@@ -140,73 +145,106 @@ class Dataset:
             return
         for path, file in self._opened_with(wanted):
             try:
-                groups = _groups_with(file, wanted)
+                groups = _groups_with(file, self.spec, wanted)
                 if not groups:
                     continue
                 read_columns = None if columns is None else list(dict.fromkeys([*columns, "latent"]))
                 table = file.read_row_groups(groups, columns=read_columns)
             except (pa.ArrowException, OSError) as error:
-                raise _corrupt(path, error) from error
-            table = table.filter(pc.is_in(table.column("latent"), _uint32(wanted)))
+                raise unreadable(path, error) from error
+            table = _rows_of(table, wanted)
             if table.num_rows:
                 yield table if columns is None else table.select(list(columns))
 
     def _opened_with(self, wanted: np.ndarray) -> Iterator[tuple[Path, pq.ParquetFile]]:
         """The shards that may hold one of the latents; of each folder only as many are opened as tell which."""
-        for _, paths in itertools.groupby(self.shards, key=lambda path: path.parent):
-            shards = list(paths)
-            files = _Files(shards, self.spec)
-            for index in holding(len(shards), files.limits, wanted, few=_FEW_SHARDS):
-                yield shards[index], files.opened[index]
+        for folder, names in storage.names_below(self.folder, _SHARDS):
+            files = _Files(folder, names, self.spec)
+            every = len(wanted) >= len(names) > _FEW_SHARDS
+            found = range(len(names)) if every else holding(len(names), files.limits, wanted, _FEW_SHARDS)
+            for index in found:
+                yield folder / names[index], files.opened(index)
 
 
 class _Files:
     """Shards of a folder, opened as they are needed."""
 
-    def __init__(self, shards: Sequence[Path], spec: DatasetSpec) -> None:
-        self.shards, self.spec = shards, spec
-        self.opened: dict[int, pq.ParquetFile] = {}
+    def __init__(self, folder: Path, names: Sequence[str], spec: DatasetSpec) -> None:
+        self.folder, self.names, self.spec = folder, names, spec
+        self._held: dict[int, pq.ParquetFile] = {}
 
     def limits(self, index: int) -> Limits | None:
         """Smallest and largest latent of a shard; None without rows or statistics."""
-        self.opened[index] = _open(self.shards[index], self.spec)
-        return _limits(self.opened[index])
+        file = self.opened(index)
+        if len(self._held) < _MOST_OPEN:
+            self._held[index] = file
+        return _limits(file, self.spec)
+
+    def opened(self, index: int) -> pq.ParquetFile:
+        """A shard, no longer held by this object."""
+        return self._held.pop(index, None) or open_shard(self.folder / self.names[index], self.spec)
 
 
 def read_shard(path: Path, spec: DatasetSpec, columns: Sequence[str] | None = None) -> pa.Table:
     """One shard as a table. Raises `CorruptArtifactError` if it cannot be read."""
     try:
-        return _open(path, spec).read(columns=columns)
+        return open_shard(path, spec).read(columns=columns)
     except (pa.ArrowException, OSError) as error:
-        raise _corrupt(path, error) from error
+        raise unreadable(path, error) from error
 
 
-def read_row_groups_with(path: Path, spec: DatasetSpec, first: int, last: int) -> pa.Table:
-    """The row groups of a shard that may hold latents [first, last), unfiltered."""
-    file = _open(path, spec)
-    try:
-        return file.read_row_groups(_groups_with(file, np.arange(first, last)))
-    except (pa.ArrowException, OSError) as error:
-        raise _corrupt(path, error) from error
+class RangeReader:
+    """A shard read by ranges of latents, again and again: the limits of its row groups are looked up once.
+
+    Raises `CorruptArtifactError` if it cannot be read.
+    """
+
+    def __init__(self, path: Path, spec: DatasetSpec) -> None:
+        self.path, self.spec = path, spec
+        file = open_shard(path, spec)
+        limits = [_group_limits(file, spec, group) or _ANY for group in range(file.metadata.num_row_groups)]
+        # Not the footer itself: of many shards it would need too much memory.
+        self._first, self._last = np.array(limits, dtype=np.uint32).reshape(-1, 2).T
+
+    def read(self, first: int, last: int) -> pa.Table:
+        """The row groups that may hold latents [first, last), unfiltered."""
+        groups = np.flatnonzero((self._first < last) & (self._last >= first))
+        if len(groups) == 0:
+            return self.spec.schema.empty_table()
+        try:
+            return open_shard(self.path, self.spec).read_row_groups(groups.tolist())
+        except (pa.ArrowException, OSError) as error:
+            raise unreadable(self.path, error) from error
 
 
-def _groups_with(file: pq.ParquetFile, wanted: np.ndarray) -> list[int]:
+def _groups_with(file: pq.ParquetFile, spec: DatasetSpec, wanted: np.ndarray) -> list[int]:
     """Row groups of a shard that may hold one of the latents (ascending)."""
-    return holding(file.metadata.num_row_groups, lambda group: _group_limits(file, group), wanted)
+    return holding(file.metadata.num_row_groups, lambda group: _group_limits(file, spec, group), wanted)
 
 
-def _limits(file: pq.ParquetFile) -> Limits | None:
+def _limits(file: pq.ParquetFile, spec: DatasetSpec) -> Limits | None:
     """Smallest and largest latent of a shard; None without rows or statistics."""
     n = file.metadata.num_row_groups
-    first, last = (_group_limits(file, group) for group in (0, n - 1)) if n else (None, None)
+    first, last = (_group_limits(file, spec, group) for group in (0, n - 1)) if n else (None, None)
     return None if first is None or last is None else (first[0], last[1])
 
 
-def _group_limits(file: pq.ParquetFile, group: int) -> Limits | None:
+def _group_limits(file: pq.ParquetFile, spec: DatasetSpec, group: int) -> Limits | None:
     """Smallest and largest latent of a row group; None without statistics."""
-    column = file.schema_arrow.get_field_index("latent")
+    column = _leaf_index(spec.schema, "latent")
     told = file.metadata.row_group(group).column(column).statistics
     return None if told is None or not told.has_min_max else (told.min, told.max)
+
+
+def _rows_of(table: pa.Table, wanted: np.ndarray) -> pa.Table:
+    """Those rows that are of one of the latents (ascending)."""
+    if table.num_rows == 0:
+        return table
+    own = table.column("latent")
+    limits = pc.min_max(own).as_py()
+    # Among a million latents each of a thousand shards would look for a few.
+    first, last = np.searchsorted(wanted, [limits["min"], limits["max"] + 1])
+    return table.filter(pc.is_in(own, _uint32(wanted[first:last])))
 
 
 def _uint32(values: np.ndarray) -> pa.Array:
@@ -216,7 +254,7 @@ def _uint32(values: np.ndarray) -> pa.Array:
 
 def check_shard(path: Path, spec: DatasetSpec) -> int:
     """Number of rows of a shard, read from its footer; raises `CorruptArtifactError` if damaged."""
-    return int(_open(path, spec).metadata.num_rows)
+    return int(open_shard(path, spec).metadata.num_rows)
 
 
 def spec_of(name: str) -> DatasetSpec:
@@ -224,12 +262,13 @@ def spec_of(name: str) -> DatasetSpec:
     return DATASETS[name]
 
 
-def _open(path: Path, spec: DatasetSpec) -> pq.ParquetFile:
+def open_shard(path: Path, spec: DatasetSpec) -> pq.ParquetFile:
+    """A shard with its footer read. Raises `CorruptArtifactError` if it is damaged or of another schema."""
     try:
         with storage.as_os_error():
             file = pq.ParquetFile(storage.source_of(path), memory_map=True)
     except (pa.ArrowException, OSError) as error:
-        raise _corrupt(path, error) from error
+        raise unreadable(path, error) from error
     if file.schema_arrow.names != spec.schema.names:
         missing = sorted(set(spec.schema.names) - set(file.schema_arrow.names))
         extra = sorted(set(file.schema_arrow.names) - set(spec.schema.names))
@@ -247,10 +286,14 @@ def _leaf_index(schema: pa.Schema, name: str) -> int:
     return int(index)
 
 
-def _corrupt(path: Path, error: BaseException) -> UserError:
+def unreadable(path: Path, error: BaseException) -> UserError:
+    """What to tell the user of a shard that PyArrow or the file system could not read."""
     text = " ".join(str(error).split())
-    if isinstance(error, (PermissionError, TimeoutError, ConnectionError)):
-        return UserError(f"{path}: cannot be read: {error.strerror or text}; mend that and run again")
+    refused = isinstance(error, OSError) and error.errno in (errno.EMFILE, errno.ENFILE, errno.ENOMEM)
+    if refused or isinstance(error, (PermissionError, TimeoutError, ConnectionError)):
+        return UserError(
+            f"{path}: cannot be read: {getattr(error, 'strerror', None) or text}; mend that and run again"
+        )
     if not isinstance(error, pa.ArrowException) and storage.is_remote(path):
         return UserError(f"{path}: cannot be read: {text}; run the same command again to go on")
     return CorruptArtifactError(

@@ -57,6 +57,8 @@ class _Parts:
             index = self._first_reaching(latent)
             while index < self.n and self._at(index)[0] <= latent:
                 chosen.add(index)
+                if self._at(index)[1] > latent:
+                    break  # the next begins no earlier than this one ends
                 index += 1
         seen = sorted(self._known)
         if any(self._known[a][1] > self._known[b][0] for a, b in itertools.pairwise(seen)):

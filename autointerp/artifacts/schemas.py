@@ -195,7 +195,8 @@ LATENTS = DatasetSpec(
             _column(
                 "quantiles",
                 _F32_LIST,
-                "Quantiles 0, 0.1, ..., 1 of its non-zero activations (11 values); null if dead.",
+                "Quantiles 0, 0.1, ..., 1 of its non-zero activations (11 values), exact, or with `[cache.reservoir]` "
+                "within 1/128; null if dead.",
                 True,
             ),
             _column(

@@ -19,7 +19,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
-from autointerp.artifacts.dataset import read_row_groups_with, read_shard
+from autointerp.artifacts.dataset import RangeReader, read_shard
 from autointerp.artifacts.schemas import ACTIVATIONS, DatasetSpec
 
 Item = TypeVar("Item")
@@ -67,12 +67,14 @@ def stable_order(keys: NDArray[np.uint32]) -> NDArray[Any]:
     return order
 
 
-def count_by_latent(shards: Sequence[Path], n_latents: int) -> NDArray[np.int64]:
-    """Number of activations of each latent over intermediate shards, [n_latents]."""
+def count_by_latent(
+    shards: Sequence[Path], n_latents: int, spec: DatasetSpec = INTERMEDIATE
+) -> NDArray[np.int64]:
+    """Number of rows of each latent over intermediate shards: its activations, [n_latents]."""
     counts = np.zeros(n_latents, dtype=np.int64)
 
     def runs(path: Path) -> tuple[NDArray[np.uint32], NDArray[np.int64]]:
-        latent = read_shard(path, INTERMEDIATE, ["latent"]).column("latent").to_numpy()
+        latent = read_shard(path, spec, ["latent"]).column("latent").to_numpy()
         begins = np.flatnonzero(np.r_[len(latent) > 0, latent[1:] != latent[:-1]])
         return latent[begins], np.diff(np.r_[begins, len(latent)])
 
@@ -97,7 +99,7 @@ def plan_ranges(counts: NDArray[np.int64], rows_per_shard: int) -> list[tuple[in
     return ranges
 
 
-def gather(shards: Sequence[Path], first: int, last: int, counts: NDArray[np.int64]) -> pa.Table:
+def gather(shards: Sequence[RangeReader], first: int, last: int, counts: NDArray[np.int64]) -> pa.Table:
     """All activations of latents [first, last), sorted by (latent, context, position), with tokens.
 
     `counts` are those of `count_by_latent`, over these same shards: they say where each latent's rows
@@ -111,8 +113,8 @@ def gather(shards: Sequence[Path], first: int, last: int, counts: NDArray[np.int
         for field in INTERMEDIATE.schema
         if field.name != "latent"
     }
-    for path in shards:
-        table = read_row_groups_with(path, INTERMEDIATE, first, last)
+    for shard in shards:
+        table = shard.read(first, last)
         latent = table.column("latent").to_numpy()
         begin, end = np.searchsorted(latent, [first, last])
         here = np.bincount(latent[begin:end].astype(np.int64) - first, minlength=last - first)
@@ -129,7 +131,8 @@ def gather_each(
     shards: Sequence[Path], ranges: Sequence[tuple[int, int]], counts: NDArray[np.int64]
 ) -> Iterator[pa.Table]:
     """What `gather` gives for one range after another; the next is gathered while one is used."""
-    yield from in_order(lambda limits: gather(shards, *limits, counts), ranges, threads=1, ahead=1)
+    readers = [RangeReader(path, INTERMEDIATE) for path in shards]
+    yield from in_order(lambda limits: gather(readers, *limits, counts), ranges, threads=1, ahead=1)
 
 
 def in_order(

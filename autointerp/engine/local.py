@@ -174,6 +174,8 @@ def _work(step: Step, run: RunDirectory, manifest: Manifest, workers: Workers | 
         spent = seconds_before + time.monotonic() - started
         manifest = replace(manifest, seconds=round(spent, 3))
         write_manifest(run.root, manifest)
+    for folder in (*step.folders, "manifests"):
+        storage.remove_unfinished(run.root / folder)
     manifest = replace(
         manifest,
         status="complete",

@@ -13,7 +13,7 @@ from autointerp.engine.local import expected_fingerprint
 from autointerp.engine.pipeline import all_steps
 from autointerp.errors import UserError
 from autointerp.stages.plugins import Models, reply_store
-from autointerp.storage import place
+from autointerp.storage import place, reached
 
 
 def plan_run(
@@ -33,6 +33,7 @@ def plan_run(
     directory whose `cache` and `sample` are finished.
     """
     like = None if like is None else place(like)
+    like_run = None if like is None else _finished_run(like)
     steps = {step.name: step for step in all_steps(config, Models(config))}
     finished = [
         name
@@ -57,7 +58,7 @@ def plan_run(
         tokenizer=tokenizer,
         with_subject=with_subject,
         given=given,
-        like=None if like is None else _finished_run(like),
+        like=like_run,
         like_config=None if like is None else load_config(like / "run.toml"),
         alone=[name for name in ("cache", "sample") if steps[name].share is None],
     )
@@ -65,8 +66,13 @@ def plan_run(
 
 def _finished_run(root: Path) -> RunDirectory:
     run = RunDirectory(root)
-    if not (root / "run.toml").is_file():
-        raise UserError(f"--like: {str(root)!r} is no run directory: it has no run.toml")
+    with reached("--like", root):
+        if not root.exists():
+            raise UserError(
+                f"--like: no folder {str(root)!r}; accepted: a finished run directory, as runs/demo"
+            )
+        if not (root / "run.toml").is_file():
+            raise UserError(f"--like: {str(root)!r} is no run directory: it has no run.toml")
     for stage in ("cache", "sample"):
         if not run.is_complete(stage):
             raise UserError(

@@ -6,17 +6,20 @@ counts at its end.
 
 from __future__ import annotations
 
+import atexit
 import logging
 import os
 import socket
 import threading
 import time
 from collections import Counter, deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from concurrent import futures
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from autointerp.artifacts import RunDirectory
 from autointerp.artifacts.manifest import write_text_whole
@@ -37,7 +40,9 @@ MOST_LOSSES_PER_WORKER = 4
 """Actors lost one after the other without one that finished anything, for each that is wanted."""
 POLL_SECONDS = 1.0
 HEAD_SECONDS = 15.0
-"""How long the cluster's head may not be reached; after 60 Ray itself would end this process."""
+"""How long the cluster's head may not be reached, at most; `engine.wait_seconds` may be less."""
+RECONNECT = "RAY_gcs_rpc_server_reconnect_timeout_s"
+"""Environment variable: seconds after which Ray, without its head, ends this process (60 by default)."""
 CLOSE_SECONDS, GONE_SECONDS = 10.0, 3.0
 """Longest wait for an actor to end and for Ray to let go of the cluster; the second of a cluster that is gone."""
 PUBLISHED = "replies"
@@ -45,6 +50,7 @@ PUBLISHED = "replies"
 MARK = "scratch/shared-folder"
 """A file by which an actor knows that it sees this run directory and no other of the same name."""
 
+Result = TypeVar("Result")
 Call = tuple[str, tuple[Any, ...]]
 """A method of `Worker`, and what it is given."""
 
@@ -83,7 +89,7 @@ class RayWorkers:
         self._store = reply_store(config, RunDirectory(self.root))
         self._published = self.root / "scratch" / PUBLISHED
         self._check_backends()
-        self._head = _Head(*_connect(self._ray, config))
+        self._head = _Head(*_connect(self._ray, config), config.engine.wait_seconds)
 
     def carry_out(self, step: Step) -> StepResult:
         """See `autointerp.engine.local.Workers.carry_out`."""
@@ -110,6 +116,8 @@ class RayWorkers:
     def close(self) -> None:
         """End the actors, and let go of the cluster; a cluster that is gone is not waited for."""
         self._end_actors()
+        if self._head.is_lost:
+            atexit.unregister(self._ray.shutdown)  # it would hang when the process ends
         _within(GONE_SECONDS if self._head.is_lost else CLOSE_SECONDS, self._ray.shutdown)
 
     def _end_actors(self) -> None:
@@ -126,12 +134,15 @@ class RayWorkers:
 
     def _carry_out(self, name: str, calls: Sequence[Call]) -> list[Any]:
         """The results of calls in their order, each made by any actor, again if its actor is lost."""
+        return self._head.while_it_answers(lambda stop: self._results(name, calls, stop))
+
+    def _results(self, name: str, calls: Sequence[Call], stop: threading.Event) -> list[Any]:
         results: list[Any] = [None] * len(calls)
         waiting, tries = deque(range(len(calls))), Counter[int]()
         n_left = len(calls)
         last_seen = time.monotonic()
         with Tracker(f"{name} ({self.n} actors)", len(calls), "parts") as tracker:
-            while n_left:
+            while n_left and not stop.is_set():
                 self._hire()
                 for actor in self._actors:
                     if actor.at is None and waiting:
@@ -159,7 +170,6 @@ class RayWorkers:
                     self._losses = 0
                     n_left -= 1
                     tracker.advance()
-                self._head.check()
                 if any(not actor.is_starting for actor in self._actors):
                     last_seen = time.monotonic()
                 elif time.monotonic() - last_seen > self.config.engine.wait_seconds:
@@ -251,23 +261,47 @@ class RayWorkers:
 class _Head:
     """The address of the cluster's head, and since when it has not answered."""
 
-    def __init__(self, host: str, port: int) -> None:
-        self.host, self.port = host, port
+    def __init__(self, host: str, port: int, wait_seconds: float) -> None:
+        self.host, self.port, self.wait_seconds = host, port, wait_seconds
         self.is_lost = False
         self._answered = self._asked = time.monotonic()
 
+    def while_it_answers(self, do: Callable[[threading.Event], Result]) -> Result:
+        """What `do` gives, or raises; it should end soon when the event it is given is set.
+
+        It runs in a thread of its own: with the head gone, a call of Ray may not come back. Raises `UserError` if the
+        head has not answered for `HEAD_SECONDS`.
+        """
+        stop, future = threading.Event(), futures.Future[Result]()
+        self._answered = time.monotonic()  # it was not asked for a while
+
+        def attempt() -> None:
+            try:
+                future.set_result(do(stop))
+            except BaseException as error:
+                future.set_exception(error)
+
+        threading.Thread(target=attempt, daemon=True).start()
+        try:
+            while not futures.wait([future], timeout=POLL_SECONDS).done:
+                self.check()
+            return future.result()
+        finally:
+            stop.set()
+            futures.wait([future], timeout=0 if self.is_lost else CLOSE_SECONDS)
+
     def check(self) -> None:
-        """Ask every few seconds. Raises `UserError` if the head has not answered for `HEAD_SECONDS`."""
-        now = time.monotonic()
+        """Ask every few seconds. Raises `UserError` if the head has not answered for too long."""
+        now, most = time.monotonic(), min(HEAD_SECONDS, self.wait_seconds)
         if now - self._asked < 2 * POLL_SECONDS:
             return
         self._asked = now
         if _answers(self.host, self.port):
             self._answered = now
-        elif now - self._answered > HEAD_SECONDS:
+        elif now - self._answered > most:
             self.is_lost = True
             raise UserError(
-                f"engine.address: the Ray cluster at {self.host}:{self.port} has not answered for {HEAD_SECONDS:.0f} s; "
+                f"engine.address: the Ray cluster at {self.host}:{self.port} has not answered for {most:.0f} s; "
                 "what was computed is kept: run the same command again when it is back"
             )
 
@@ -301,11 +335,25 @@ def _connect(ray: Any, config: RunConfig) -> tuple[str, int]:
             os.cpu_count() or 1, -(-int(engine.workers * engine.cpus_per_worker * 100) // 100)
         )
     try:
-        ray.init(address=address, **options)
+        with _longer_than_ray_waits(address):
+            ray.init(address=address, **options)
         host, _, port = ray.get_runtime_context().gcs_address.rpartition(":")
     except Exception as error:  # Ray raises ConnectionError, ValueError, RuntimeError and kinds of its own
         raise UserError(f"engine.address: {address!r} cannot be reached ({_one_line(error)})") from None
     return host, int(port)
+
+
+@contextmanager
+def _longer_than_ray_waits(address: str) -> Iterator[None]:
+    """Have Ray leave it to `_Head` to tell that the head is gone, unless the cluster is this process's own."""
+    if address == "local" or RECONNECT in os.environ:
+        yield
+        return
+    os.environ[RECONNECT] = "86400"
+    try:
+        yield
+    finally:
+        del os.environ[RECONNECT]
 
 
 def _of_worker(error: Any) -> Exception:

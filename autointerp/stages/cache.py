@@ -29,6 +29,8 @@ from autointerp.stages.reservoir import Everything, Reservoir
 from autointerp.stages.step import Step, StepResult
 
 VERSION = 2
+RESERVOIR_VERSION = 3
+"""Of a cache with `[cache.reservoir]`, whose deciles were once those of the sample."""
 
 
 def steps(config: RunConfig) -> list[Step]:
@@ -40,7 +42,7 @@ def steps(config: RunConfig) -> list[Step]:
     return [
         Step(
             name="cache",
-            version=VERSION,
+            version=VERSION if config.cache.reservoir is None else RESERVOIR_VERSION,
             config={
                 "seed": config.seed,
                 "subject": {**config.subject.result_values(), "weights": _model_files(config)},

@@ -1,10 +1,10 @@
 """The cache stage with `[cache.reservoir]`: a bounded sample of each latent's contexts, on disk.
 
-Each shard of contexts leaves those activations that may still belong to the sample, and its exact
-tallies. When the rows left since have outgrown the sample, everything is chosen anew, range of latents
-by range of latents, into one folder that replaces what it was made from: disk and memory are set by
-the number of latents, not of tokens. A killed run goes on from the last such folder and the shards
-after it.
+Each shard of contexts leaves those activations that may still belong to the sample, its exact tallies,
+and counts of all its activations by value (see `autointerp.stages.histogram`). When the rows left since
+have outgrown the sample, everything is chosen anew, range of latents by range of latents, into one
+folder that replaces what it was made from: disk and memory are set by the number of latents, not of
+tokens. A killed run goes on from the last such folder and the shards after it.
 """
 
 from __future__ import annotations
@@ -13,18 +13,19 @@ import shutil
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
 from autointerp.artifacts import DATASETS, RunDirectory, write_shard
-from autointerp.artifacts.dataset import Dataset, check_shard, read_shard, shard_path
+from autointerp.artifacts.dataset import Dataset, RangeReader, check_shard, read_shard, shard_path
 from autointerp.artifacts.schemas import DatasetSpec
 from autointerp.artifacts.transpose import INTERMEDIATE, by_latent, count_by_latent, gather_each, plan_ranges
 from autointerp.config import CacheConfig, ReservoirConfig
 from autointerp.sampling.reservoir import LAST_PRIORITY, Bounds, Groups, choose, priorities
+from autointerp.stages.histogram import HISTOGRAM, counted, put_together, quantiles
 
 if TYPE_CHECKING:
     from autointerp.subject.statistics import StatusRule
@@ -137,6 +138,20 @@ class Everything:
         return count_by_latent(self.shards, self.n_latents)
 
 
+class _Rows(NamedTuple):
+    """Numbers of rows on disk."""
+
+    activations: int = 0
+    bins: int = 0
+
+    def plus(self, other: _Rows) -> _Rows:
+        return _Rows(self.activations + other.activations, self.bins + other.bins)
+
+    def outgrow(self, kept: _Rows) -> bool:
+        """Whether these are so many that choosing anew is worth its work."""
+        return any(n > max(2 * k, ROWS_BEFORE_CHOOSING) for n, k in zip(self, kept, strict=True))
+
+
 class Reservoir:
     """What is kept so far, in `folder`, and what a shard must reach to be kept."""
 
@@ -150,17 +165,17 @@ class Reservoir:
         self.bounds, self.tallies = Bounds.open(n_latents), Tallies.zero(n_latents)
         self.n_covered = 0
         """Shards of contexts whose activations are in the last choice."""
-        self._n_left = self._n_kept = 0
+        self._left, self._kept = _Rows(), _Rows()
+        """On disk: left by shards since the last choice, and in that choice."""
         self._resume()
 
     def holds(self, index: int) -> bool:
         """Whether shard `index` of the contexts is in the last choice, or has left its own shard."""
         if index < self.n_covered:
             return True
-        path = shard_path(self.folder, index)
-        if not (path.exists() and self._tally_path(index).exists()):
+        if not all(path.exists() for path in self._files(index)):
             return False
-        check_shard(path, INTERMEDIATE)
+        self._rows_of(index)
         return True
 
     def skip(self, index: int, first_context: int, is_test: NDArray[np.bool_]) -> None:
@@ -168,7 +183,7 @@ class Reservoir:
         self.is_test[first_context : first_context + len(is_test)] = is_test
         if index >= self.n_covered:
             self.tallies.add(read_shard(self._tally_path(index), TALLIES))
-            self._n_left += check_shard(shard_path(self.folder, index), INTERMEDIATE)
+            self._left = self._left.plus(self._rows_of(index))
 
     def add(
         self,
@@ -183,26 +198,29 @@ class Reservoir:
         groups = self._groups(table)
         tallies = Tallies.zero(self.n_latents)
         tallies.count(groups)
-        counted = tallies.table()
+        tallied = tallies.table()
+        histogram = counted(table.column("latent").to_numpy(), table.column("activation").to_numpy())
         kept = table.filter(pa.array(groups.rows(self.bounds.admit(groups, self.priority))))
-        write_shard(self._tally_path(index), counted, TALLIES)
+        write_shard(self._tally_path(index), tallied, TALLIES)
+        write_shard(self._histogram_path(index), histogram, HISTOGRAM)
         write_shard(shard_path(self.folder, index), kept, INTERMEDIATE)
-        self.tallies.add(counted)
-        self._n_left += kept.num_rows
-        if self._n_left > max(2 * self._n_kept, ROWS_BEFORE_CHOOSING):
+        self.tallies.add(tallied)
+        self._left = self._left.plus(_Rows(kept.num_rows, histogram.num_rows))
+        if self._left.outgrow(self._kept):
             self.choose(index + 1)
 
     def choose(self, n_covered: int) -> None:
         """Choose among all that is held; the first `n_covered` shards of contexts are in it then."""
-        if n_covered == self.n_covered and self._n_left == 0:
+        since = range(self.n_covered, n_covered)
+        if len(since) == 0:
             return
-        shards = [*self.shards, *self._left(range(self.n_covered, n_covered))]
+        shards = [*self.shards, *(shard_path(self.folder, index) for index in since)]
         target = self._chosen(n_covered)
         partial = target.with_suffix(".partial")
         shutil.rmtree(partial, ignore_errors=True)
         counts = count_by_latent(shards, self.n_latents)
         ranges = plan_ranges(counts, self.rows_per_range)
-        self._n_kept = 0
+        n_kept = 0
         for index, table in enumerate(gather_each(shards, ranges, counts)):
             groups = self._groups(table)
             chosen = choose(
@@ -214,12 +232,17 @@ class Reservoir:
             )
             kept = table.filter(pa.array(groups.rows(chosen)))
             write_shard(shard_path(partial, index), kept, INTERMEDIATE)
-            self._n_kept += kept.num_rows
+            n_kept += kept.num_rows
+        histograms = [*self.histograms, *(self._histogram_path(index) for index in since)]
+        n_bins = put_together(
+            histograms, self.n_latents, lambda index: partial / f"histogram-{index:05d}.parquet"
+        )
         write_shard(partial / "tallies.parquet", self.tallies.table(), TALLIES)
         np.save(partial / "priority.npy", self.bounds.priority, allow_pickle=False)
         np.save(partial / "peak.npy", self.bounds.peak, allow_pickle=False)
         partial.rename(target)
-        self.n_covered, self._n_left = n_covered, 0
+        self.n_covered = n_covered
+        self._left, self._kept = _Rows(), _Rows(n_kept, n_bins)
         self._remove_what_is_covered()
 
     @property
@@ -249,26 +272,31 @@ class Reservoir:
     ) -> dict[str, pa.Array]:
         """Columns of `latents` by exact tallies, in place of those measured on the sample.
 
-        Quantiles stay the sample's, but for the largest; counts and sums of `top_tokens` are scaled up from it.
+        Quantiles are within 1/128 (see `autointerp.stages.histogram`); the largest, and those of a latent whose every
+        context is in the sample, are exact. Counts and sums of `top_tokens` are scaled up from the sample.
         """
-        from autointerp.subject.statistics import QUANTILES, lists_of
+        from autointerp.subject.statistics import lists_of
 
         chosen = slice(first, last)
         n, contexts = self.tallies.n_tokens[chosen], self.tallies.n_contexts[chosen]
         alive, density = n > 0, n / max(n_positions, 1)
         with np.errstate(invalid="ignore", divide="ignore"):
             mean = (self.tallies.total[chosen] / n).astype(np.float32)
+        deciles = quantiles(self._histogram_readers, first, last)
         # Every latent that was ever active has a sample: the quantiles of both are there for the same latents.
-        quantiles = np.zeros((last - first, len(QUANTILES)), dtype=np.float32)
-        quantiles[alive] = sampled["quantiles"].flatten().to_numpy().reshape(-1, len(QUANTILES))
-        quantiles[:, -1] = self.tallies.largest[chosen]
+        whole = contexts.max(axis=1) <= self.config.n_random
+        of_sample = sampled["quantiles"].flatten().to_numpy().reshape(-1, deciles.shape[1])
+        deciles[alive & whole] = of_sample[whole[alive]]
+        largest = self.tallies.largest[chosen]
+        deciles = np.minimum(deciles, largest[:, None])
+        deciles[:, -1] = largest
         return {
             "n_active_tokens": pa.array(n.astype(np.uint64)),
             "n_active_contexts": pa.array(contexts.sum(axis=1).astype(np.uint64)),
             "density": pa.array(density),
-            "max_activation": pa.array(self.tallies.largest[chosen], mask=~alive),
+            "max_activation": pa.array(largest, mask=~alive),
             "mean_activation": pa.array(mean, mask=~alive),
-            "quantiles": lists_of(quantiles, alive),
+            "quantiles": lists_of(deciles, alive),
             "top_tokens": _scaled(
                 sampled["top_tokens"], contexts[:, 0] / np.clip(contexts[:, 0], 1, self.config.n_random)
             ),
@@ -310,7 +338,10 @@ class Reservoir:
             peak=np.load(folder / "peak.npy", allow_pickle=False),
         )
         self.tallies.add(read_shard(folder / "tallies.parquet", TALLIES))
-        self._n_kept = sum(check_shard(path, INTERMEDIATE) for path in self.shards)
+        self._kept = _Rows(
+            sum(check_shard(path, INTERMEDIATE) for path in self.shards),
+            sum(check_shard(path, HISTOGRAM) for path in self.histograms),
+        )
         self._remove_what_is_covered()
 
     def _remove_what_is_covered(self) -> None:
@@ -318,17 +349,38 @@ class Reservoir:
             if folder != self._chosen(self.n_covered):
                 shutil.rmtree(folder, ignore_errors=True)
         for index in range(self.n_covered):
-            shard_path(self.folder, index).unlink(missing_ok=True)
-            self._tally_path(index).unlink(missing_ok=True)
+            for path in self._files(index):
+                path.unlink(missing_ok=True)
 
-    def _left(self, indices: range) -> list[Path]:
-        return [shard_path(self.folder, index) for index in indices]
+    @property
+    def histograms(self) -> list[Path]:
+        """Counts by value of the last choice."""
+        return sorted(self._chosen(self.n_covered).glob("histogram-*.parquet")) if self.n_covered else []
+
+    @cached_property
+    def _histogram_readers(self) -> list[RangeReader]:
+        """Asked when all shards are in the last choice."""
+        return [RangeReader(path, HISTOGRAM) for path in self.histograms]
+
+    def _files(self, index: int) -> tuple[Path, ...]:
+        """What shard `index` of the contexts leaves."""
+        return self._tally_path(index), self._histogram_path(index), shard_path(self.folder, index)
+
+    def _rows_of(self, index: int) -> _Rows:
+        """Raises `CorruptArtifactError` if a file that shard `index` left is damaged."""
+        return _Rows(
+            check_shard(shard_path(self.folder, index), INTERMEDIATE),
+            check_shard(self._histogram_path(index), HISTOGRAM),
+        )
 
     def _chosen(self, n_covered: int) -> Path:
         return self.folder / f"chosen-{n_covered:05d}"
 
     def _tally_path(self, index: int) -> Path:
         return self.folder / f"tallies-{index:05d}.parquet"
+
+    def _histogram_path(self, index: int) -> Path:
+        return self.folder / f"histogram-{index:05d}.parquet"
 
 
 def _scaled(top_tokens: pa.ListArray, factor: NDArray[np.float64]) -> pa.ListArray:

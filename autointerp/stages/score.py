@@ -31,6 +31,7 @@ from autointerp.stages.step import Step, StepResult
 
 VERSION = 1
 UNEXPLAINED = "unexplained"
+TOKENS = ("prompt_tokens", "completion_tokens")
 
 
 def steps(config: RunConfig, models: Models) -> list[Step]:
@@ -246,11 +247,11 @@ def _result(run: RunDirectory, part: str, n_shards: int, n_unlabelled: int) -> S
     tokens: Counter[str] = Counter()
     costs: list[float] = []
     for path in run.dataset("scores", *part.split("/")).shards:
-        table = read_shard(path, DATASETS["scores"])
+        table = read_shard(path, DATASETS["scores"], ["status", "reason", *TOKENS, "cost_usd"])
         rows += table.num_rows
         status.update(table.column("status").to_pylist())
         reasons.update(r for r in table.column("reason").to_pylist() if r)
-        for name in ("prompt_tokens", "completion_tokens"):
+        for name in TOKENS:
             tokens[name] += sum(t or 0 for t in table.column(name).to_pylist())
         costs += [c for c in table.column("cost_usd").to_pylist() if c is not None]
     judgements = run.dataset("judgements", *part.split("/"))

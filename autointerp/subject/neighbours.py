@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
@@ -98,7 +99,7 @@ def _approximate(dictionary: Dictionary, subject: SubjectModel, k: int) -> Neigh
         ) from None
     n = dictionary.n_latents
     width = int(_block(dictionary, subject, 0, 1).shape[1])
-    n_clusters = max(1, min(round(_CLUSTERS_PER_ROOT * n**0.5), n // 39 or 1))
+    n_clusters = _clusters(n)
     index = faiss.IndexIVFScalarQuantizer(
         faiss.IndexFlatIP(width),
         width,
@@ -108,9 +109,9 @@ def _approximate(dictionary: Dictionary, subject: SubjectModel, k: int) -> Neigh
     )
     index.cp.seed, index.cp.niter = 0, 10
     index.nprobe = min(_PROBES, n_clusters)
-    step = max(1, n // min(n, n_clusters * _TRAINED_PER_CLUSTER))
+    step = max(1, n // _trained(n))
     blocks = [(first, min(first + _COLUMNS, n)) for first in range(0, n, _COLUMNS)]
-    index.train(np.concatenate([_block(dictionary, subject, *b)[::step] for b in blocks]))
+    index.train(np.concatenate([_block(dictionary, subject, *b)[::step].copy() for b in blocks]))
     latent, cosine = np.full((n, k), -1, dtype=np.int64), np.full((n, k), -np.inf, dtype=np.float32)
     alive = np.zeros(n, dtype=bool)
     with Tracker("cache: neighbours, approximately", n, "latents") as tracker:
@@ -135,6 +136,24 @@ def _approximate(dictionary: Dictionary, subject: SubjectModel, k: int) -> Neigh
                 latent[at : at + len(some), : order.shape[1]] = nearest
             tracker.advance(last - first)
     return Neighbours(latent=latent, cosine=cosine)
+
+
+def approximate_bytes(n: int, width: int) -> float:
+    """Host memory of an approximate search at its peak, beside a block of directions.
+
+    Either the sample that clusters are found from, twice while it is put together, or the index: a byte a
+    number, and half as much again while its lists grow.
+    """
+    return max(2.0 * 4.0 * _trained(n) * width, 1.5 * n * width)
+
+
+def _clusters(n: int) -> int:
+    return max(1, min(round(_CLUSTERS_PER_ROOT * math.sqrt(n)), n // 39 or 1))
+
+
+def _trained(n: int) -> int:
+    """Directions that clusters are found from."""
+    return min(n, _clusters(n) * _TRAINED_PER_CLUSTER)
 
 
 def _block(dictionary: Dictionary, subject: SubjectModel, first: int, last: int) -> NDArray[np.float32]:

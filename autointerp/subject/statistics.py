@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
@@ -131,17 +132,27 @@ def _quantiles(
     latent: NDArray[np.int64], activation: NDArray[np.float32], n_active: NDArray[np.int64]
 ) -> NDArray[np.float32]:
     """Linear-interpolation quantiles of each latent's activations, [n_latents, 11]; NaN where dead."""
+    # Latent and activation in one integer: sorting those is many times faster than sorting by two keys.
+    keys = (latent.astype(np.uint64) << np.uint64(32)) | ordered(activation)
+    keys.sort()
+    return interpolated(n_active, lambda places: from_ordered(keys[places]))
+
+
+def interpolated(
+    n_active: NDArray[np.int64], value_at: Callable[[NDArray[np.int64]], NDArray[np.float32]]
+) -> NDArray[np.float32]:
+    """Linear-interpolation quantiles, [n_latents, 11]; NaN where a latent has no activation.
+
+    `value_at` gives the activations at places of all of them, sorted by latent and then by size; `n_active` counts them.
+    """
     out = np.full((len(n_active), len(QUANTILES)), np.nan, dtype=np.float32)
     alive = n_active > 0
-    # Latent and activation in one integer: sorting those is many times faster than sorting by two keys.
-    keys = (latent.astype(np.uint64) << np.uint64(32)) | _ordered(activation)
-    keys.sort()
     begin = (np.cumsum(n_active) - n_active)[alive, None]
     place = QUANTILES * (n_active[alive, None] - 1)
     low = np.floor(place).astype(np.int64)
     high = np.minimum(low + 1, n_active[alive, None] - 1)
     share = place - low
-    least, most = (_from_ordered(keys[begin + at]).astype(np.float64) for at in (low, high))
+    least, most = (value_at(begin + at).astype(np.float64) for at in (low, high))
     out[alive] = least * (1 - share) + most * share
     return out
 
@@ -174,7 +185,7 @@ def _may_be_among_largest(
     that are equal there to the k-th largest are let in.
     """
     # Adding zero makes -0 the same as 0.
-    descending = ~_ordered(values.astype(np.float32) + np.float32(0)) & np.uint64(0xFFFFFFFF)
+    descending = ~ordered(values.astype(np.float32) + np.float32(0)) & np.uint64(0xFFFFFFFF)
     keys = (group.astype(np.uint64) << np.uint64(32)) | descending
     keys.sort()
     last = np.full(len(sizes), 0xFFFFFFFF, dtype=np.uint64)
@@ -184,13 +195,13 @@ def _may_be_among_largest(
     return likely
 
 
-def _ordered(values: NDArray[np.float32]) -> NDArray[np.uint64]:
+def ordered(values: NDArray[np.float32]) -> NDArray[np.uint64]:
     """Numbers of 32 bits in the order of the values (which are no NaN)."""
     bits = np.ascontiguousarray(values).view(np.uint32)
     return (bits ^ np.where(bits >> 31, np.uint32(0xFFFFFFFF), np.uint32(0x80000000))).astype(np.uint64)
 
 
-def _from_ordered(keys: NDArray[np.uint64]) -> NDArray[np.float32]:
+def from_ordered(keys: NDArray[np.uint64]) -> NDArray[np.float32]:
     """The values behind the low 32 bits of what `_ordered` made."""
     bits = keys.astype(np.uint32)
     return (bits ^ np.where(bits >> 31, np.uint32(0x80000000), np.uint32(0xFFFFFFFF))).view(np.float32)

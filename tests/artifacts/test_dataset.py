@@ -85,9 +85,10 @@ def test_a_shard_of_another_schema_is_refused(tmp_path):
         Dataset(tmp_path, SPEC).read()
 
 
-def test_a_full_disk_is_told_in_one_line(tmp_path):
+def test_a_full_disk_is_told_in_one_line(tmp_path, monkeypatch):
     path = tmp_path / "part-00000.parquet"
-    (tmp_path / f".{path.name}.{os.getpid()}.tmp").symlink_to("/dev/full")
+    monkeypatch.setattr("autointerp.storage.secrets.token_hex", lambda n: "r")
+    (tmp_path / f".{path.name}.{os.getpid()}-r.tmp").symlink_to("/dev/full")
     with pytest.raises(UserError, match="cannot be written") as caught:
         write_shard(path, activations(2000), SPEC)
     assert "\n" not in str(caught.value)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -124,6 +126,58 @@ def test_few_footers_are_read(dataset, monkeypatch):
     )
     assert dataset.read(latents=[3, 1_000, 1_999]).num_rows > 0
     assert len(opened) < 20 < len(dataset.shards)
+
+
+def test_no_more_footers_than_shards_that_hold_a_latent_and_the_limits(dataset, monkeypatch):
+    """Shards of equally many latents: the guess is right, and what follows a latent is not looked at."""
+    wanted = [10, 525, 1_025, 1_990]
+    opened = []
+    original = pq.ParquetFile.__init__
+    monkeypatch.setattr(
+        pq.ParquetFile, "__init__", lambda self, path, **k: opened.append(path) or original(self, path, **k)
+    )
+    found = dataset.read(latents=wanted).column("latent").to_pylist()
+    assert len(opened) <= 2 * len(wanted) + 2, "in each of two folders, and the last is looked at first"
+    assert set(found) <= set(wanted)
+
+
+def with_few_files_open(dataset, n_more, code):
+    """What Python code prints that may open only so many files more at a time; it finds `read` and `dataset`."""
+    import subprocess
+    import sys
+
+    head = (
+        "import os, resource, sys; from pathlib import Path; from autointerp.artifacts import DATASETS, Dataset\n"
+        "from autointerp.artifacts import dataset as reading\n"
+        "dataset = Dataset(Path(sys.argv[1]), DATASETS['activations'])\n"
+        "def read(latents): return dataset.read(latents=latents).num_rows\n"
+        "read([7])\n"
+        f"n = len(os.listdir('/proc/self/fd')) + {n_more}\n"
+        "resource.setrlimit(resource.RLIMIT_NOFILE, (n, n))\n"
+    )
+    command = [sys.executable, "-c", head + code, str(dataset.folder)]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux tells them")
+def test_many_latents_of_many_shards_need_few_open_files(dataset):
+    """All shards are looked at, or most are searched: no more stay open than `_MOST_OPEN`."""
+    code = (
+        "reading._MOST_OPEN = 8\nprint(read(range(2100)), read(range(0, 2000, 60)), read(range(0, 2000, 5)))"
+    )
+    told = with_few_files_open(dataset, 16, code)
+    latent = dataset.read().column("latent").to_numpy()
+    wanted = [range(2100), range(0, 2000, 60), range(0, 2000, 5)]
+    assert told.split() == [str(np.isin(latent, list(some)).sum()) for some in wanted]
+
+
+@pytest.mark.skipif(not Path("/proc/self/fd").is_dir(), reason="counts open files as Linux tells them")
+def test_too_many_open_files_are_not_told_as_a_damaged_file(dataset):
+    code = "try: read(range(2100))\nexcept Exception as error: print(type(error).__name__, error)"
+    told = with_few_files_open(dataset, 0, code)
+    assert told.startswith("UserError ")
+    assert "Too many open files" in told
+    assert "remove" not in told
 
 
 def test_a_shard_without_rows_hides_none_of_the_others(dataset, tmp_path):

@@ -12,7 +12,7 @@ from autointerp.artifacts.transpose import (
     INTERMEDIATE,
     by_latent,
     count_by_latent,
-    gather,
+    gather_each,
     plan_ranges,
     stable_order,
 )
@@ -50,7 +50,7 @@ def test_every_activation_arrives_once_and_in_order(tmp_path_factory, seed, n_sh
             or last - first == 1
             or counts[first:last].max() > rows_per_shard
         )
-    got = pa.concat_tables([gather(Dataset(folder, INTERMEDIATE).shards, *r, counts) for r in ranges])
+    got = pa.concat_tables(gather_each(Dataset(folder, INTERMEDIATE).shards, ranges, counts))
     assert got.cast(INTERMEDIATE.schema).equals(expected.cast(INTERMEDIATE.schema))
 
 

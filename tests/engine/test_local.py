@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+
 import pyarrow as pa
 import pytest
 
@@ -10,6 +14,7 @@ from autointerp.config import RunConfig, parse_table
 from autointerp.engine.local import run_steps
 from autointerp.errors import StaleRunError, UserError
 from autointerp.stages.step import Step, StepResult
+from autointerp.storage import whole_file
 
 CONFIG = parse_table(
     RunConfig, {"subject": {"model": "m"}, "dictionary": {"path": "p"}, "corpus": {"dataset": "d"}}
@@ -174,3 +179,30 @@ def test_an_unwritable_run_directory_is_one_line(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match="RUN_DIR"):
         go(Recorder(), RunDirectory(tmp_path / "file" / "run"))
+
+
+def test_a_file_that_a_killed_process_was_writing_is_removed_when_the_step_is_done(run):
+    shard = run.shard("activations", index=0)
+    code = (
+        "import os, signal, sys; from pathlib import Path; from autointerp.storage import whole_file\n"
+        "with whole_file(Path(sys.argv[1])) as file:\n"
+        "    file.write_bytes(b'half'); os.kill(os.getpid(), signal.SIGKILL)"
+    )
+    killed = subprocess.run([sys.executable, "-c", code, str(shard)], check=False)
+    assert killed.returncode == -signal.SIGKILL
+    (left,) = shard.parent.iterdir()
+    assert left.read_bytes() == b"half"
+    go(Recorder(), run, rebuild=["cache"])
+    assert [path.name for path in shard.parent.iterdir() if path.name.startswith(".")] == []
+    assert not left.exists()
+    assert run.is_complete("cache")
+
+
+def test_two_writers_with_one_process_number_do_not_share_an_unfinished_file(tmp_path):
+    path = tmp_path / "shard"
+    with whole_file(path) as one, whole_file(path) as other:
+        assert one != other
+        one.write_text("one")
+        other.write_text("other")
+    assert path.read_text() == "one"
+    assert list(tmp_path.iterdir()) == [path]

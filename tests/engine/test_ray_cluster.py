@@ -7,15 +7,15 @@ from __future__ import annotations
 
 import logging
 import os
-import threading
+import subprocess
+import sys
 import time
 
 import pytest
 
 from autointerp.artifacts import RunDirectory
-from autointerp.config import load_config
+from autointerp.config import EngineConfig, load_config
 from autointerp.engine.pipeline import run_stages
-from autointerp.errors import UserError
 from tests.engine.slow import SECONDS_VARIABLE, Server
 from tests.engine.test_processes import STAGES, assert_same
 from tests.planted import build
@@ -61,9 +61,9 @@ def cluster():
         yield cluster
 
 
-def config_of(run_file, server, *more):
+def told_of(server, *more):
     model = f'{{backend="openai", model="m", base_url="{server.url}", max_concurrency=1}}'
-    told = [
+    return [
         f"models.explainer={model}",
         f"models.judge={model}",
         "dictionary.path='tests.engine.slow:dictionary'",
@@ -73,7 +73,10 @@ def config_of(run_file, server, *more):
         'scorers.detection={readout="json"}',
         *more,
     ]
-    return load_config(run_file, told)
+
+
+def config_of(run_file, server, *more):
+    return load_config(run_file, told_of(server, *more))
 
 
 def on(cluster, **more):
@@ -94,7 +97,7 @@ def test_nodes_lost_in_every_stage_change_no_table(run_file, server, alone, clus
     losses.start()
     with caplog.at_level(logging.WARNING):
         manifests = run_stages(config_of(run_file, server, on(cluster)), run, STAGES)
-    losses.join(timeout=120)
+    losses.finish()
     assert [m.status for m in manifests] == ["complete"] * len(manifests)
     assert losses.in_the_middle == dict.fromkeys(LOST_IN, True)
     lost = [r.getMessage() for r in caplog.records if "was lost" in r.getMessage()]
@@ -105,18 +108,27 @@ def test_nodes_lost_in_every_stage_change_no_table(run_file, server, alone, clus
 
 def test_a_lost_cluster_is_one_line_and_what_was_computed_is_kept(run_file, server, alone, cluster, tmp_path):
     run = RunDirectory(tmp_path)
-
-    def lose_all() -> None:
-        while len(list(run.folder("contexts").glob("part-*.parquet"))) < 2:
-            time.sleep(0.05)
-        cluster.kill_all()
-
-    threading.Thread(target=lose_all, daemon=True).start()
+    told = told_of(server, on(cluster))
+    words = ["cache", str(run_file), "--run-dir", str(tmp_path), *(w for t in told for w in ("--set", t))]
+    command = subprocess.Popen(
+        [sys.executable, "-m", "autointerp.cli", *words],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        text=True,
+    )
+    while len(list(run.folder("contexts").glob("part-*.parquet"))) < 2:
+        assert command.poll() is None, command.communicate()[0]
+        time.sleep(0.05)
+    cluster.kill_all()
     begun = time.monotonic()
-    with pytest.raises(UserError, match="what was computed is kept") as said:
-        run_stages(config_of(run_file, server, on(cluster)), run, STAGES)
-    print(f"{said.value} ({time.monotonic() - begun:.0f} s after the start)")
-    assert "\n" not in str(said.value)
+    said = command.communicate(timeout=300)[0]
+    print(f"{said}\n{time.monotonic() - begun:.0f} s after the loss")
+    assert command.returncode == 2
+    assert time.monotonic() - begun < 60 < EngineConfig().wait_seconds
+    (line,) = [line for line in said.splitlines() if "error: " in line]
+    assert line.startswith("error: engine.address: the Ray cluster at 127.0.0.2:")
+    assert "what was computed is kept" in line
+    assert "Traceback" not in said
     kept = {p: p.stat().st_mtime_ns for p in run.folder("contexts").glob("part-*.parquet")}
     assert len(kept) >= 2
     run_stages(config_of(run_file, server), run, STAGES)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import time
 from collections import Counter
 from dataclasses import replace
@@ -173,12 +174,22 @@ def test_a_cluster_without_room_is_waited_for_only_so_long(make):
     assert time.monotonic() - begun < 5
 
 
-def test_a_head_that_does_not_answer_ends_the_run_and_nothing_hangs(make, monkeypatch):
+@pytest.mark.parametrize(
+    ("hanging_seconds", "head_seconds", "wait_seconds"), [(0.01, 0.2, 300), (60, 0.2, 300), (60, 15, 0.2)]
+)
+def test_a_head_that_does_not_answer_ends_the_run_and_nothing_hangs(
+    make, monkeypatch, hanging_seconds, head_seconds, wait_seconds
+):
     ray = FakeRay()
-    workers = make(ray)
+    workers = make(ray, f"engine.wait_seconds={wait_seconds}")
     monkeypatch.setattr(ray_workers, "_answers", lambda host, port: False)
-    monkeypatch.setattr(ray_workers, "HEAD_SECONDS", 0.2)
-    monkeypatch.setattr(ray, "wait", lambda references, **keywords: (time.sleep(0.01), ([], references))[1])
+    monkeypatch.setattr(ray_workers, "HEAD_SECONDS", head_seconds)
+
+    def wait(references, **keywords):
+        time.sleep(hanging_seconds)
+        return [], references
+
+    monkeypatch.setattr(ray, "wait", wait)
     monkeypatch.setattr(ray, "kill", lambda handle: time.sleep(60))
     monkeypatch.setattr(ray, "shutdown", lambda: time.sleep(60))
     begun = time.monotonic()
@@ -228,6 +239,17 @@ def test_only_names_and_small_numbers_travel(make):
 def test_batches_are_refused(make):
     with pytest.raises(UserError, match=r"models\.judge\.backend: 'openai_batch'"):
         make(FakeRay(), 'models.judge={backend="openai_batch", model="m"}')
+
+
+def test_ray_is_told_not_to_end_this_process_when_the_head_of_a_cluster_is_gone(make, monkeypatch):
+    seen, ray = [], FakeRay()
+    monkeypatch.delenv(ray_workers.RECONNECT, raising=False)
+    monkeypatch.setattr(ray, "init", lambda **options: seen.append(os.environ.get(ray_workers.RECONNECT)))
+    make(ray, "engine.address='auto'")
+    make(ray, "engine.address='local'")  # a cluster of its own ends with it
+    assert int(seen[0]) > 3_600
+    assert seen[1] is None
+    assert ray_workers.RECONNECT not in os.environ
 
 
 def test_an_address_where_nothing_answers_is_one_line(make, monkeypatch):

@@ -66,6 +66,9 @@ def test_counts_are_exact(full, small):
     for name in ("mean_activation",):
         np.testing.assert_allclose(kept.column(name).to_numpy(), exact.column(name).to_numpy(), rtol=1e-6)
     assert small.dataset("activations").n_rows < 0.5 * full.dataset("activations").n_rows
+    found, deciles = (np.array(t.column("quantiles").drop_null().to_pylist()) for t in (kept, exact))
+    np.testing.assert_allclose(found, deciles, rtol=1 / 128 + 1e-6)
+    assert (found[:, -1] == deciles[:, -1]).all()
 
 
 def test_what_is_said_of_its_reach_is_true(full, small):
