@@ -149,7 +149,8 @@ class Dataset:
                 if not groups:
                     continue
                 read_columns = None if columns is None else list(dict.fromkeys([*columns, "latent"]))
-                table = file.read_row_groups(groups, columns=read_columns)
+                # One row group is read sooner than a thread is found for each of its columns.
+                table = file.read_row_groups(groups, columns=read_columns, use_threads=len(groups) > 1)
             except (pa.ArrowException, OSError) as error:
                 raise unreadable(path, error) from error
             table = _rows_of(table, wanted)
