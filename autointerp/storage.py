@@ -17,7 +17,7 @@ import secrets
 import shutil
 import tempfile
 from collections import defaultdict
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -129,15 +129,35 @@ def names_below(folder: Path, pattern: str) -> list[tuple[Path, list[str]]]:
 
 def _names(folder: Path, pattern: str) -> Iterator[tuple[tuple[str, ...], list[str]]]:
     """Names that match, hidden ones left out, by the folder's parts below `folder`; in no order."""
-    for parts, names in _remote_names(folder) if is_remote(folder) else _local_names(folder):
+    if not is_remote(folder):
+        matching = re.compile(fnmatch.translate(pattern)).match
+        yield from _local_names(str(folder), matching, (), named=Path(pattern).suffix != "")
+        return
+    for parts, names in _remote_names(folder):
         found = [name for name in fnmatch.filter(names, pattern) if not name.startswith(".")]
         if found:
             yield parts, found
 
 
-def _local_names(folder: Path) -> Iterator[tuple[tuple[str, ...], list[str]]]:
-    for here, _, names in os.walk(folder):
-        yield Path(here).relative_to(folder).parts, names
+def _local_names(
+    folder: str, matching: Callable[[str], object], parts: tuple[str, ...], *, named: bool
+) -> Iterator[tuple[tuple[str, ...], list[str]]]:
+    """With `named`, the pattern ends as no folder does: what matches is not looked at, of thousands of files only the names."""
+    try:
+        names = os.listdir(folder)
+    except OSError:
+        return
+    found = [name for name in names if matching(name) and not name.startswith(".")]
+    others = set(names).difference(found) if named else names
+    folders = {name for name in others if os.path.isdir(os.path.join(folder, name))}
+    if not named:
+        found = [name for name in found if name not in folders]
+    if found:
+        yield parts, found
+    for name in folders:
+        below = os.path.join(folder, name)
+        if not os.path.islink(below):
+            yield from _local_names(below, matching, (*parts, name), named=named)
 
 
 def _remote_names(folder: Any) -> Iterable[tuple[tuple[str, ...], list[str]]]:

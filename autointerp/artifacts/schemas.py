@@ -183,7 +183,7 @@ LATENTS = DatasetSpec(
     name="latents",
     row="one latent of the dictionary, dead ones included",
     sorted_by=("latent",),
-    rows_per_group=2_048,
+    rows_per_group=512,
     schema=pa.schema(
         [
             _LATENT,
