@@ -10,7 +10,8 @@ like all others); and `gradient-unsure` (an optimisation only where the others d
 Prints per variant the right labels of the judgeable concepts, `undetermined` of the others, seconds per
 latent, and the difference from `full` on the same concepts and seeds: how many concepts do better, how
 many worse, with an exact sign test, and the seconds saved. Beside them the floor: 6 of 47 published runs.
-Results are kept per concept and seed in runs/benchmarks/; docs/results/gradient-ablations.json holds them.
+Results are kept per concept and seed in runs/benchmarks/; a run of all variants writes
+docs/results/gradient-ablations.json.
 """
 
 from __future__ import annotations
@@ -80,11 +81,12 @@ def main() -> None:
         found[name] = [row for _, row in runner.run(concepts, options.seeds, config, name)]
         print(line(name, found[name], found["full"]), flush=True)
     print(f"floor: {PUBLISHED} of the published method found the right label")
-    if not options.concepts:
+    if len(names) == len(VARIANTS):
         write_results(
             "gradient-ablations",
             {
                 "seeds": options.seeds,
+                "concepts": [concept.name for concept in concepts],
                 "published": PUBLISHED,
                 "variants": {
                     name: {
