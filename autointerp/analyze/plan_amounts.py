@@ -57,6 +57,19 @@ def _computed(
     workers: int,
     finished: bool,
 ) -> Amount:
+    note = "finished" if finished else None
+    return _unasked(name, n_latents, device_hours, size, workers, note)
+
+
+def _unasked(
+    name: str,
+    n_latents: int | None,
+    device_hours: float | None,
+    size: float | None,
+    workers: int,
+    note: str | None,
+) -> Amount:
+    """A step that asks no model."""
     return Amount(
         name=name,
         n_latents=n_latents,
@@ -69,7 +82,7 @@ def _computed(
         device_hours=device_hours,
         hours=None if device_hours is None else device_hours / workers,
         bytes=size,
-        note="finished" if finished else None,
+        note=note,
     )
 
 
@@ -96,20 +109,8 @@ def _own_work(step: PlannedStep, n: int, size: float | None, sources: Sources) -
     """A step that asks no model: its time is the machine's own, as measured."""
     seconds, _ = sources.measured(lambda m: m.seconds_per_latent(step.name))
     hours = 0.0 if step.finished else None if seconds is None else n * seconds / 3600
-    return Amount(
-        name=step.name,
-        n_latents=n,
-        requests=0,
-        stored=0,
-        prompt_tokens=0,
-        completion_tokens=0,
-        cost_usd=0.0,
-        most_usd=0.0,
-        device_hours=hours,
-        hours=None if hours is None else hours / sources.given.workers,
-        bytes=size,
-        note="finished" if step.finished else ASKS_NONE,
-    )
+    note = "finished" if step.finished else ASKS_NONE
+    return _unasked(step.name, n, hours, size, sources.given.workers, note)
 
 
 def _asked(

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import Any
 
 from rich.console import Console
 from rich.text import Text
@@ -15,7 +13,7 @@ from autointerp.analyze.compare_breakdown import BreakdownRow
 from autointerp.analyze.compare_pairs import HIGHER, LOWER, NONE_SHOWN, NOT_COMPARABLE, TOO_FEW, PairRow
 from autointerp.report import numbers
 from autointerp.report.terminal import print_views, widened
-from autointerp.report.views import View, explainer_name, markdown
+from autointerp.report.views import View, explainer_name, grouped_by_scorer, markdown
 from autointerp.run import printable
 
 MOST_FINDINGS = 24
@@ -178,7 +176,7 @@ def _board(found: Comparison) -> View | None:
             numbers.rate(row.control_mean),
         ]
 
-    rows = _grouped(found.board, cells, lambda row: name_of(found, row.run, row.explainer))
+    rows = grouped_by_scorer(found.board, cells, lambda row: name_of(found, row.run, row.explainer))
     columns = [
         "",
         "chance",
@@ -227,7 +225,7 @@ def _pairs(found: Comparison, question: str) -> View | None:
     )
     if any(row.same_settings is False for row in mine):
         note += " *: not scored alike (options, prompts or judge)."
-    rows = _grouped(mine, cells, name)
+    rows = grouped_by_scorer(mine, cells, name)
     return View(title=_TITLES[question], columns=columns, rows=rows, note=note) if rows else None
 
 
@@ -247,25 +245,10 @@ def _breakdown(found: Comparison, by: str) -> View | None:
     def name(row: BreakdownRow) -> str:
         return explainer_name(row.explainer) if row.run is None else name_of(found, row.run, row.explainer)
 
-    rows = _grouped(firsts, cells, name)
+    rows = grouped_by_scorer(firsts, cells, name)
     of = "Mean over the shared latents" if by != "layer" else "Mean"
     note = f"{of}, how many in brackets." if by in ("density", "layer") else f"{of}."
     return View(title=_BREAKDOWNS[by], columns=["", *groups], rows=rows, note=note) if rows else None
-
-
-def _grouped(
-    rows: Iterable[Any], cells: Callable[[Any], list[str]], name: Callable[[Any], str]
-) -> list[list[str]]:
-    """A line per row, those of a scorer under a line with its name."""
-    table: list[list[str]] = []
-    previous = None
-    for row in rows:
-        shown = cells(row)
-        if row.scorer != previous:
-            table.append([row.scorer, *[""] * len(shown)])
-            previous = row.scorer
-        table.append([f"  {name(row)}", *shown])
-    return table
 
 
 def _short(model: str | None) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from autointerp.analyze.control import ControlRow
 from autointerp.analyze.correlations import SOURCE, CorrelationRow
@@ -234,7 +235,19 @@ def _view(
 def _by_scorer(
     rows: Sequence[SummaryRow] | Sequence[RateRow] | Sequence[ControlRow], cells: Callable[..., list[str]]
 ) -> list[list[str]]:
-    """A line per row, those of a scorer under a line with its name; a control's is indented further."""
+    """`grouped_by_scorer`, with the explainers' names; a control's is indented further."""
+
+    def name(row: SummaryRow | RateRow | ControlRow) -> str:
+        control = None if isinstance(row, ControlRow) else row.control
+        return explainer_name(row.explainer) if control is None else f"  {control}"
+
+    return grouped_by_scorer(rows, cells, name)
+
+
+def grouped_by_scorer(
+    rows: Iterable[Any], cells: Callable[[Any], list[str]], name: Callable[[Any], str]
+) -> list[list[str]]:
+    """A line per row, those of a scorer under a line with its name."""
     table: list[list[str]] = []
     previous = None
     for row in rows:
@@ -242,7 +255,5 @@ def _by_scorer(
         if row.scorer != previous:
             table.append([row.scorer, *[""] * len(shown)])
             previous = row.scorer
-        control = None if isinstance(row, ControlRow) else row.control
-        name = explainer_name(row.explainer) if control is None else f"  {control}"
-        table.append([f"  {name}", *shown])
+        table.append([f"  {name(row)}", *shown])
     return table

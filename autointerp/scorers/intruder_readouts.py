@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -41,23 +41,14 @@ def json_plan(trials: Sequence[Trial], prompt: Prompt, max_tokens: int) -> Plan:
         for trial in trials
     ]
 
-    def read(replies: Sequence[Reply], keys: Sequence[str]) -> list[Judgement]:
-        judgements = []
-        for trial, reply, key in zip(trials, replies, keys, strict=True):
-            columns: dict[str, Any] = {"request": key}
-            if not reply.ok:
-                columns |= {"status": "error", "reason": error_reason(reply)}
-            else:
-                answer, reason = parse_intruder(reply.text or "", len(trial.windows))
-                cut = " (the reply was cut off)" if reply.finish_reason == "length" else ""
-                if answer is None:
-                    columns |= {"status": "unparsed", "reason": f"{reason}{cut}"}
-                else:
-                    columns |= {"prediction": answer == trial.intruder + 1}
-            judgements.append(trial.judgement(**columns))
-        return judgements
+    def chosen(trial: Trial, reply: Reply) -> dict[str, Any]:
+        answer, reason = parse_intruder(reply.text or "", len(trial.windows))
+        if answer is not None:
+            return {"prediction": answer == trial.intruder + 1}
+        cut = " (the reply was cut off)" if reply.finish_reason == "length" else ""
+        return {"status": "unparsed", "reason": f"{reason}{cut}"}
 
-    return Plan(requests=requests, read=read)
+    return Plan(requests=requests, read=_reader(trials, chosen))
 
 
 def logprob_plan(trials: Sequence[Trial], prompt: Prompt) -> Plan:
@@ -71,18 +62,22 @@ def logprob_plan(trials: Sequence[Trial], prompt: Prompt) -> Plan:
         for trial in trials
     ]
 
+    return Plan(requests=requests, read=_reader(trials, lambda trial, reply: _chosen(reply.tokens, trial)))
+
+
+def _reader(
+    trials: Sequence[Trial], chosen: Callable[[Trial, Reply], dict[str, Any]]
+) -> Callable[[Sequence[Reply], Sequence[str]], list[Judgement]]:
+    """Reads one reply per trial; `chosen` gives the judgement's columns where there is a reply."""
+
     def read(replies: Sequence[Reply], keys: Sequence[str]) -> list[Judgement]:
         judgements = []
         for trial, reply, key in zip(trials, replies, keys, strict=True):
-            columns: dict[str, Any] = {"request": key}
-            if not reply.ok:
-                columns |= {"status": "error", "reason": error_reason(reply)}
-            else:
-                columns |= _chosen(reply.tokens, trial)
-            judgements.append(trial.judgement(**columns))
+            failed = {"status": "error", "reason": error_reason(reply)} if not reply.ok else None
+            judgements.append(trial.judgement(request=key, **(failed or chosen(trial, reply))))
         return judgements
 
-    return Plan(requests=requests, read=read)
+    return read
 
 
 def _chosen(tokens: Sequence[TokenLogprob], trial: Trial) -> dict[str, Any]:
