@@ -5,7 +5,7 @@
 Variants: `full` (the default settings); `no-gradient` (contrastive likelihood and lists propose, exact
 scoring decides); `gradient-only`, `contrastive-only`, `lists-only` (one proposer); `adamw` for mirror
 descent; `no-schedule` (entropy left free); `restarts-1`, `restarts-4`; `flat-negatives` (near negatives weigh
-like all others); and `gradient-unsure` (an optimisation only where the others do not already agree).
+like all others).
 
 Prints per variant the right labels of the judgeable concepts, `undetermined` of the others, seconds per
 latent, and the difference from `full` on the same concepts and seeds: how many concepts do better, how

@@ -16,7 +16,7 @@ from autointerp.errors import UserError
 from autointerp.report.exchange import neuronpedia_export, neuronpedia_features
 from autointerp.report.exchange import neuronpedia_import as neuronpedia
 from autointerp.run import open_run
-from tests.report.test_exchange import IDS, activation, dump, feature, load
+from tests.report.neuronpedia_files import IDS, activation, dump, feature, load
 from tests.synthetic import make_run
 
 FEATURE_FIELDS = {
