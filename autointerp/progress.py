@@ -90,6 +90,12 @@ class Tracker:
         """Units per second of this session."""
         return (self.done - self._skipped) / max(time.monotonic() - self._started, 1e-9)
 
+    def pace(self) -> str:
+        """The rate, or of slow work the seconds for one unit."""
+        if 0 < self.rate < 0.1:
+            return f"{1 / self.rate:,.0f} s each"
+        return f"{self.rate:,.1f} {self.unit}/s"
+
     def line(self) -> str:
         """The state as one plain line."""
         text = f"{self.what}: {self.done:,}"
@@ -97,7 +103,7 @@ class Tracker:
             text += f" of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
         else:
             text += f" {self.unit}"
-        text += f", {self.rate:,.1f} {self.unit}/s"
+        text += f", {self.pace()}"
         if self.total and self.rate > 0:
             left = max(self.total - self.done, 0) / self.rate
             text += f", {int(left // 60)}:{int(left % 60):02d} left"
@@ -119,4 +125,4 @@ class _Rate(ProgressColumn):
         self.tracker = tracker
 
     def render(self, task: Task) -> Text:
-        return Text(f"{self.tracker.rate:,.1f} {self.tracker.unit}/s", style="cyan")
+        return Text(self.tracker.pace(), style="cyan")

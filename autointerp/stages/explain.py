@@ -123,7 +123,7 @@ def explain(
         write_parts({"explanations": path}, ids, at_once, compute)
         progress.finish()
 
-    with ShardProgress(f"explain/{instance.name}", shards, judge or model) as progress:
+    with ShardProgress(f"explain/{instance.name}", shards, model, judge) as progress:
         carry_out(pieces(progress), (model, judge), alone=instance.needs_subject)
     remove_parts(run, f"explanations/{instance.name}")
     return _result(run, instance.name, len(shards))

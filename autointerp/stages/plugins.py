@@ -138,23 +138,23 @@ def build_scorers(config: RunConfig) -> list[ScorerInstance]:
 class ShardProgress:
     """Progress of a step over its shards: by requests where a model is asked, else by latents."""
 
-    def __init__(self, what: str, shards: Sequence[Sequence[int]], model: StoredModel | None) -> None:
-        self.model = model
+    def __init__(self, what: str, shards: Sequence[Sequence[int]], *models: StoredModel | None) -> None:
+        self.models = list(dict.fromkeys(model for model in models if model is not None))
         self._sizes = [len(shard) for shard in shards]
         self._finished = self._begun = self._asked = 0
-        unit = "latents" if model is None else "requests"
-        self.tracker = Tracker(what, sum(self._sizes) if model is None else None, unit)
+        unit = "requests" if self.models else "latents"
+        self.tracker = Tracker(what, None if self.models else sum(self._sizes), unit)
 
     def __enter__(self) -> ShardProgress:
         self.tracker.__enter__()
-        if self.model is not None:
-            self.model.progress = self._on_reply
+        for model in self.models:
+            model.progress = self._on_reply
         return self
 
     def __exit__(self, *error: Any) -> None:
         self.tracker.__exit__(*error)
-        if self.model is not None:
-            self.model.progress = None
+        for model in self.models:
+            model.progress = None
 
     def start(self) -> None:
         """The next shard is being worked on; several may be at once."""
@@ -166,16 +166,18 @@ class ShardProgress:
         size = self._sizes[self._finished]
         self._finished += 1
         self._begun -= 0 if found_done else 1
-        if self.model is None:
+        if not self.models:
             (self.tracker.skip if found_done else self.tracker.advance)(size)
 
-    def _on_reply(self, stats: ModelStats) -> None:
+    def _on_reply(self, _: ModelStats) -> None:
+        every = [model.stats for model in self.models]
+        requests = sum(stats.requests for stats in every)
+        known = sum(stats.stored + stats.duplicates for stats in every)
+        sent = sum(stats.sent for stats in every)
         # What the shards to come will ask is guessed from those begun.
         left = len(self._sizes) - self._finished
-        total = stats.requests + stats.requests * (left - self._begun) // max(self._asked, 1)
-        self.tracker.update(
-            stats.stored + stats.duplicates + stats.sent, total, stats.stored + stats.duplicates
-        )
+        total = requests + requests * (left - self._begun) // max(self._asked, 1)
+        self.tracker.update(known + sent, total, known)
 
 
 class Models:

@@ -1,0 +1,53 @@
+"""What a step says of its progress."""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+
+import pytest
+
+from autointerp.llm.client import ModelStats
+from autointerp.progress import Tracker
+from autointerp.stages.plugins import ShardProgress
+
+
+class Model:
+    """As much of a `StoredModel` as a step's progress sees."""
+
+    def __init__(self, **counts: int) -> None:
+        self.stats = ModelStats(**counts)
+        self.progress: Any = None
+
+
+def test_requests_of_every_model_of_a_step_count() -> None:
+    explaining, judging = Model(requests=24, stored=4), Model()
+    with ShardProgress("explain/refine", [[0, 1]], explaining, judging, explaining, None) as progress:
+        progress.start()
+        explaining.stats.sent = 2
+        explaining.progress(explaining.stats)
+        assert progress.tracker.line().startswith("explain/refine: 6 of 24 requests (25%)")
+        judging.stats.requests, judging.stats.sent = 16, 3
+        judging.progress(judging.stats)
+        assert progress.tracker.line().startswith("explain/refine: 9 of 40 requests (22%)")
+    assert explaining.progress is None
+    assert judging.progress is None
+
+
+def test_a_step_that_asks_no_model_counts_latents() -> None:
+    with ShardProgress("explain/statistics", [[0, 1], [2]], None, None) as progress:
+        progress.finish(found_done=True)
+        progress.start()
+        progress.finish()
+        assert progress.tracker.line().startswith("explain/statistics: 3 of 3 latents (100%)")
+
+
+def test_slow_work_shows_seconds_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    now = 1000.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    tracker = Tracker("explain/default", 24, "requests")
+    now += 120
+    tracker.advance(2)
+    assert tracker.line() == "explain/default: 2 of 24 requests (8%), 60 s each, 22:00 left"
+    tracker.advance(22)
+    assert tracker.line() == "explain/default: 24 of 24 requests (100%), 0.2 requests/s, 0:00 left"
