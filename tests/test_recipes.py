@@ -64,3 +64,42 @@ def test_an_explainer_cannot_take_the_name_of_none(monkeypatch):
     config = load_config("pipelines/demo.toml", ['explain.explainers=["none"]'])
     with pytest.raises(UserError, match="accepted: any other name"):
         all_steps(config, Models(config))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "said"),
+    [
+        (
+            ['explain.explainers=["mine"]', "explainers.mine.path='none.csv'"],
+            r"^explainers\.mine\.explainer: missing, and 'mine' is itself no explainer; accepted: explainer = one of best-of,",
+        ),
+        (
+            ['explain.explainers=["mine"]', "explainers.mine={explainer='given', path='none.csv'}"],
+            r"^explainers\.mine: path: cannot read 'none\.csv'",
+        ),
+        (
+            ['explain.explainers=["gradient"]', "explainers.gradient.model='package:nopkg/x.gguf'"],
+            r"^explainers\.gradient: model 'package:nopkg/x\.gguf': the Python package nopkg is not installed; accepted: ",
+        ),
+        (['explainers=["statistics"]'], r"^explainers: seen .* \(the list of names is explain\.explainers\)"),
+        (['explain.explainers=["statistcs"]'], r"did you mean 'statistics'\?"),
+    ],
+)
+def test_mistakes_in_a_plug_ins_table_name_that_table(monkeypatch, overrides, said):
+    monkeypatch.chdir(RECIPES[0].parent.parent)
+
+    def check() -> None:
+        config = load_config("pipelines/demo.toml", overrides)
+        all_steps(config, Models(config))
+
+    with pytest.raises(UserError, match=said):
+        check()
+
+
+def test_a_scorer_left_out_may_keep_its_section(monkeypatch):
+    monkeypatch.chdir(RECIPES[0].parent.parent)
+    told: list[str] = []
+    monkeypatch.setattr(plugins.log, "info", lambda text, *args: told.append(text % args))
+    config = load_config("pipelines/demo-scorers.toml", ['score.scorers=["embedding"]'])
+    assert [step.name for step in all_steps(config, Models(config)) if step.name.startswith("score/")]
+    assert any(text.startswith("not used: [scorers.") for text in told)

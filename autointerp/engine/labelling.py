@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from autointerp.config import parse_table
-from autointerp.errors import UserError, unknown_name
+from autointerp.errors import UserError, looked_for, unknown_name
 
 if TYPE_CHECKING:
     from autointerp.explainers.gradient import GradientConfig, TokenItem, TokenLabel
@@ -145,10 +145,15 @@ def _rows(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     reader = csv.reader(io.StringIO(_content(path), newline=""), strict=True)
     before = csv.field_size_limit(LONGEST_FIELD)
     try:
-        header = _header(path, reader)
+        header, width = _header(path, reader)
         for fields in reader:
             if not any(field.strip() for field in fields):
                 continue
+            if any(field.strip() for field in fields[width:]):
+                raise UserError(
+                    f"{path}, line {reader.line_num}: {len(fields)} fields, and the header has {width}; "
+                    'a field with a comma stands in "quotes"'
+                )
             row: dict[str, Any] = {}
             for name in REQUIRED:
                 if header[name] >= len(fields):
@@ -174,7 +179,9 @@ def _content(path: Path) -> str:
     try:
         data = path.read_bytes()
     except FileNotFoundError:
-        raise UserError(f"FILE: no file {str(path)!r}") from None
+        raise UserError(
+            f"FILE: no file {looked_for(path)}; accepted: a CSV with the columns {_columns()}"
+        ) from None
     except OSError as error:
         raise UserError(f"FILE: cannot read {str(path)!r}: {error.strerror or error}") from None
     if not data.strip():
@@ -188,7 +195,8 @@ def _content(path: Path) -> str:
         ) from None
 
 
-def _header(path: Path, reader: Any) -> dict[str, int]:
+def _header(path: Path, reader: Any) -> tuple[dict[str, int], int]:
+    """Where the known columns stand, and how many columns there are."""
     names = [name.strip().casefold() for name in next((row for row in reader if any(row)), [])]
     missing = [name for name in REQUIRED if name not in names]
     if missing:
@@ -203,7 +211,7 @@ def _header(path: Path, reader: Any) -> dict[str, int]:
     for name in (*REQUIRED, "text"):
         if names.count(name) > 1:
             raise UserError(f"{path}: the header has {names.count(name)} columns {name!r}; accepted: one")
-    return {name: names.index(name) for name in (*REQUIRED, "text") if name in names}
+    return {name: names.index(name) for name in (*REQUIRED, "text") if name in names}, len(names)
 
 
 def _columns() -> str:

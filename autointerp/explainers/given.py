@@ -89,11 +89,11 @@ class Given:
             else:
                 frame = pd.read_parquet(path)
         except (ValueError, OSError) as error:
-            raise UserError(f"explainers: cannot read path {str(path)!r}: {error}") from None
+            raise UserError(f"path: cannot read {str(path)!r}: {error}") from None
         for column in (config.latent_column, config.text_column):
             if column not in frame:
                 raise UserError(
-                    f"explainers: path {str(path)!r} has no column {column!r}; it has: {', '.join(map(str, frame))}"
+                    f"path: {str(path)!r} has no column {column!r}; it has: {', '.join(map(str, frame))}"
                 )
         labels: dict[int, list[str]] = {}
         rows = zip(frame[config.latent_column], frame[config.text_column], strict=True)
@@ -104,13 +104,11 @@ class Given:
     def _bytes(self) -> bytes:
         path = Path(self.config.path)
         if path.suffix not in _KINDS:
-            raise UserError(
-                f"explainers: path: seen {str(path)!r}; accepted: a file ending in {', '.join(_KINDS)}"
-            )
+            raise UserError(f"path: seen {str(path)!r}; accepted: a file ending in {', '.join(_KINDS)}")
         try:
             return path.read_bytes()
         except OSError as error:
-            raise UserError(f"explainers: cannot read path {str(path)!r}: {error.strerror}") from None
+            raise UserError(f"path: cannot read {str(path)!r}: {error.strerror}") from None
 
 
 def _latent(value: Any, number: int, path: Path) -> int:
@@ -120,7 +118,7 @@ def _latent(value: Any, number: int, path: Path) -> int:
         latent = -1
     if latent < 0 or str(value).strip() not in (str(latent), f"{latent}.0"):
         raise UserError(
-            f"explainers: row {number} of {str(path)!r}: seen latent {value!r}; accepted: an index from 0"
+            f"path: row {number} of {str(path)!r}: seen latent {value!r}; accepted: an index from 0"
         )
     return latent
 

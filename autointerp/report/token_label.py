@@ -17,6 +17,9 @@ from autointerp.report.views import View
 from autointerp.run import printable
 
 _COLUMNS = ("precision", "recall", "balanced accuracy")
+"""Of one threshold, on held-out words. What decides stands behind them."""
+
+_PAPER = "mode paper always gives a label, the likeliest token at the end; what is printed of it here decided nothing"
 
 
 def print_label(label: TokenLabel, console: Console | None = None, *, n_empty: int = 0) -> None:
@@ -33,14 +36,18 @@ def print_label(label: TokenLabel, console: Console | None = None, *, n_empty: i
         ("precision", Text(numbers.rate(label.precision))),
         ("recall", Text(numbers.rate(label.recall))),
         ("p-value", Text(numbers.score(label.p_value))),
+        ("confidence", Text(numbers.rate(label.confidence))),
         ("tokens", Text(f"{label.n_positive} with the feature, {label.n_negative} without (distinct)")),
     ]
     for name, value in lines:
         console.print(Text(f"{name:<11}", style="dim").append_text(value), soft_wrap=True)
     console.print()
-    for view in (_view("chain, from broad to narrow", label.chain), _view("candidates", label.candidates)):
+    for title, links in (("chain, from broad to narrow", label.chain), ("candidates", label.candidates)):
+        view = _view(title, links, label.mode)
         if view.rows:
             print_view(console, view)
+    if label.mode == "paper":
+        console.print(Text(_PAPER, style="dim"))
     if n_empty:
         console.print(Text(f"{n_empty} rows with a blank token were left out", style="dim"))
 
@@ -65,12 +72,19 @@ def plot_label(label: TokenLabel, stem: str | Path, *, title: str | None = None)
     return [f"written: {path}" for path in paths]
 
 
-def _view(title: str, links: Sequence[Link]) -> View:
+def _view(title: str, links: Sequence[Link], mode: str) -> View:
+    deciding = "probability" if mode == "paper" else "score"
     rows = [
         (
             printable(link.label),
             *(numbers.rate(value) for value in (link.precision, link.recall, link.balanced_accuracy)),
+            _deciding(link.score, mode),
         )
         for link in links
     ]
-    return View(title=title, columns=("label", *_COLUMNS), rows=rows)
+    return View(title=title, columns=("label", *_COLUMNS, deciding), rows=rows)
+
+
+def _deciding(value: float | None, mode: str) -> str:
+    """Of mode `robust` a score of a few tens, of mode `paper` a probability in the mixture."""
+    return numbers.measure(value) if value is None or mode == "paper" else f"{value:z.1f}"

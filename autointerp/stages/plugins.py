@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,7 +16,7 @@ from autointerp import storage
 from autointerp.artifacts import RunDirectory
 from autointerp.config import Latents, RunConfig, parse_table
 from autointerp.errors import UserError, unknown_name
-from autointerp.explainers.base import Explainer, get_explainer, judge_needs, subject_needed
+from autointerp.explainers.base import EXPLAINERS, Explainer, get_explainer, judge_needs, subject_needed
 from autointerp.llm import registry
 from autointerp.llm.budget import Budget
 from autointerp.llm.client import ModelStats, StoredModel
@@ -24,7 +24,7 @@ from autointerp.llm.prices import PRICES_VARIABLE, price_of
 from autointerp.llm.store import ReplyStore
 from autointerp.llm.types import Capability
 from autointerp.progress import Tracker
-from autointerp.scorers.base import Scorer, get_scorer
+from autointerp.scorers.base import SCORERS, Scorer, get_scorer
 from autointerp.weights import parameter_count
 
 if TYPE_CHECKING:
@@ -87,26 +87,29 @@ def build_explainers(config: RunConfig) -> list[ExplainerInstance]:
     _check_names("explainers", config.explain.explainers)
     built = []
     for name in config.explain.explainers:
-        options = dict(config.explainers.get(name, {}))
-        cls = get_explainer(options.pop("explainer", name), _where("explainers", name, config.explainers))
+        kind, options = _kind_and_options("explainers", name, config.explainers, EXPLAINERS)
+        cls = get_explainer(kind, _where("explainers", name, config.explainers))
         parsed = parse_table(cls.Config, options, f"explainers.{name}")
-        explainer = cls(parsed)
+        with _naming(f"explainers.{name}"):
+            explainer = cls(parsed)
+            identity = _identity(cls.name, cls.version, parsed.result_values(), explainer.prompts())
         registry.require(
             config.models.explainer, explainer.requires(), f"explainer {name!r}", "models.explainer"
         )
         judging = judge_needs(explainer)
         registry.require(config.models.judge, judging, f"explainer {name!r}", "models.judge")
-        if (check := getattr(explainer, "check", None)) is not None:
-            check()
+        with _naming(f"explainers.{name}"):
+            if (check := getattr(explainer, "check", None)) is not None:
+                check()
         built.append(
             ExplainerInstance(
                 name=name,
                 explainer=explainer,
                 latents=config.explain.latents if parsed.latents is None else parsed.latents,
-                config=_identity(cls.name, cls.version, parsed.result_values(), explainer.prompts()),
+                config=identity,
             )
         )
-    _check_used("explainers", config.explainers, config.explain.explainers)
+    _check_used("explainers", config.explainers, config.explain.explainers, EXPLAINERS)
     return built
 
 
@@ -116,22 +119,25 @@ def build_scorers(config: RunConfig) -> list[ScorerInstance]:
     _check_names("scorers", config.score.scorers)
     built = []
     for name in config.score.scorers:
-        options = dict(config.scorers.get(name, {}))
-        cls = get_scorer(options.pop("scorer", name), _where("scorers", name, config.scorers))
+        kind, options = _kind_and_options("scorers", name, config.scorers, SCORERS)
+        cls = get_scorer(kind, _where("scorers", name, config.scorers))
         parsed = parse_table(cls.Config, options, f"scorers.{name}")
-        scorer = cls(parsed)
+        with _naming(f"scorers.{name}"):
+            scorer = cls(parsed)
+            identity = _identity(cls.name, cls.version, parsed.result_values(), scorer.prompts())
         registry.require(config.models.judge, scorer.requires(), f"scorer {name!r}", "models.judge")
-        if (check := getattr(scorer, "check", None)) is not None:
-            check()
+        with _naming(f"scorers.{name}"):
+            if (check := getattr(scorer, "check", None)) is not None:
+                check()
         built.append(
             ScorerInstance(
                 name=name,
                 scorer=scorer,
                 latents=config.score.latents if parsed.latents is None else parsed.latents,
-                config=_identity(cls.name, cls.version, parsed.result_values(), scorer.prompts()),
+                config=identity,
             )
         )
-    _check_used("scorers", config.scorers, config.score.scorers)
+    _check_used("scorers", config.scorers, config.score.scorers, SCORERS)
     return built
 
 
@@ -291,13 +297,41 @@ def _check_names(section: str, names: list[str]) -> None:
             )
 
 
-def _check_used(section: str, tables: Mapping[str, Any], names: list[str]) -> None:
-    """A section nobody uses is most often a misspelt name: refuse it."""
-    for name in tables:
-        if name not in names:
+def _check_used(section: str, tables: Mapping[str, Any], names: list[str], known: Mapping[str, Any]) -> None:
+    """Refuse a section that nobody uses and that is no plug-in's: most often a misspelt name. Tell of others."""
+    for name, table in tables.items():
+        if name in names:
+            continue
+        if name in known or table.get(section.removesuffix("s")) in known:
+            log.info("not used: [%s.%s], which %s does not name", section, name, _LISTS[section])
+        else:
             raise unknown_name(
                 f"[{section}.{name}]: a section that {_LISTS[section]} does not name", name, names
             )
+
+
+def _kind_and_options(
+    section: str, name: str, tables: Mapping[str, Any], known: Mapping[str, Any]
+) -> tuple[str, dict[str, Any]]:
+    """Which explainer or scorer a name stands for, and its options. Raises `UserError` if its table does not say."""
+    options = dict(tables.get(name, {}))
+    key = section.removesuffix("s")
+    if name in tables and key not in options and name not in known:
+        raise UserError(
+            f"{section}.{name}.{key}: missing, and {name!r} is itself no {key}; "
+            f"accepted: {key} = one of {', '.join(sorted(known))}"
+        )
+    return options.pop(key, name), options
+
+
+@contextmanager
+def _naming(where: str) -> Iterator[None]:
+    """Mistakes found by a plug-in, which does not know its table's name, are told under that name."""
+    try:
+        yield
+    except UserError as error:
+        said = str(error)
+        raise type(error)(said if said.startswith(where) else f"{where}: {said}") from None
 
 
 def _where(section: str, name: str, tables: Mapping[str, Any]) -> str:

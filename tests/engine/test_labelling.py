@@ -91,6 +91,7 @@ def test_thousands_of_rows_duplicates_and_long_fields(written):
         ("token,activation\ndog,nan\n", "activation 'nan'"),
         ("token,activation\ndog,-1\n", "activation '-1'"),
         ("token,activation\ndog,1e999\n", "activation '1e999'"),
+        ("token,activation\ndog,1,extra\n", "line 2: 3 fields, and the header has 2"),
         ("token,activation\ndog\n", "line 2: no value for column 'activation'"),
         ('token,activation\n"dog,1\nchair,0\n', "not valid CSV"),
         ('token,activation\n"dog"x,1\n', "not valid CSV"),
@@ -105,7 +106,7 @@ def test_mistakes_are_told_in_one_line(written, content, message):
 
 
 def test_files_that_cannot_be_read(tmp_path):
-    with pytest.raises(UserError, match="no file"):
+    with pytest.raises(UserError, match=r"no file .* accepted: a CSV with the columns"):
         read_tokens(tmp_path / "none.csv")
     with pytest.raises(UserError, match="cannot read"):
         read_tokens(tmp_path)
@@ -138,6 +139,8 @@ def test_settings_of_the_explainer():
         ("restart=1", "restarts"),
         ("restarts=many", "restarts"),
         ("=1", "KEY=VALUE"),
+        ("proposals=[]", "seen .*at least 1"),
+        ("aspects=[]", "seen .*at least 1"),
     ],
 )
 def test_settings_that_do_not_exist(override, message):

@@ -46,8 +46,17 @@ def test_slow_work_shows_seconds_for_one(monkeypatch: pytest.MonkeyPatch) -> Non
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)
     tracker = Tracker("explain/default", 24, "requests")
+    now += 500  # the model is loaded
+    tracker.advance(1)
+    assert tracker.line() == "explain/default: 1 of 24 requests (4%)"
     now += 120
     tracker.advance(2)
-    assert tracker.line() == "explain/default: 2 of 24 requests (8%), 60 s each, 22:00 left"
-    tracker.advance(22)
+    assert tracker.line() == "explain/default: 3 of 24 requests (12%), 60 s each, 21:00 left"
+    tracker.advance(21)
     assert tracker.line() == "explain/default: 24 of 24 requests (100%), 0.2 requests/s, 0:00 left"
+
+
+def test_stored_replies_make_no_rate() -> None:
+    tracker = Tracker("score/detection", None, "requests")
+    tracker.update(600, 800, skipped=600)
+    assert tracker.line() == "score/detection: 600 of 800 requests (75%)"

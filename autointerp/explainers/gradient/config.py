@@ -30,7 +30,7 @@ class GradientConfig(ExplainerConfig):
     readout: Literal["auto", "likelihood", "yes_no"] = "auto"
     """`likelihood`: how much likelier a word makes a label, and a label a word. `yes_no`: asked whether
     the token is an example of the label, yes against no. `auto`: what the capability bank found better."""
-    aspects: list[Literal["category", "form"]] = Field(default=["category", "form"])
+    aspects: list[Literal["category", "form"]] = Field(default=["category", "form"], min_length=1)
     """Which questions a label may answer: what a word is, which grammatical form it has."""
     max_positive: Annotated[int, Field(ge=4)] = 20
     """Most distinct tokens taken of those the feature fires on."""
@@ -38,7 +38,7 @@ class GradientConfig(ExplainerConfig):
     """Most distinct tokens taken of those it is silent on; half of them the nearest to the positives."""
     min_positive: Annotated[int, Field(ge=2)] = 4
     """With fewer distinct tokens it fires on: `undetermined`, `few_examples`."""
-    proposals: list[Proposal] = Field(default=["gradient", "contrastive", "lists"])
+    proposals: list[Proposal] = Field(default=["gradient", "contrastive", "lists"], min_length=1)
     """Who proposes candidates."""
     negatives: Literal["strata", "flat"] = "strata"
     """`strata`: negatives near the positives weigh as much together as all others. `flat`: all alike."""

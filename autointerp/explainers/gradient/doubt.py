@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from math import comb
+
 import numpy as np
 
 from autointerp.explainers.gradient.candidates import AUC_WEIGHT, CONTRAST_WEIGHT, LIKELIHOOD_WEIGHT
@@ -11,6 +13,9 @@ from autointerp.explainers.gradient.scoring import permutation_maxima
 
 CONFIDENCE_MIDDLE, CONFIDENCE_SCALE = 12.7, 1.0
 """Score at which a candidate is as likely right as not, and the width of the doubt."""
+FEW_SHUFFLES = 1_000
+"""With fewer ways to share out the words (6 against 6 have 924), some label fits a shuffle as well as what is
+meant: that shuffles are separated then says nothing of the model."""
 
 
 def permutation_p(problem: Problem, config: GradientConfig) -> float | None:
@@ -30,13 +35,18 @@ def confidence_of(score: float) -> float:
 
 
 def verdict(
-    confidence: float, p_value: float | None, balanced: float | None, config: GradientConfig
+    confidence: float,
+    p_value: float | None,
+    balanced: float | None,
+    sizes: tuple[int, int],
+    config: GradientConfig,
 ) -> tuple[str, str | None]:
-    """Status and reason."""
+    """Status and reason. `sizes`: distinct words with and without activation."""
     if p_value is not None and p_value > config.max_p_value:
-        return "undetermined", (
-            f"discriminator_incapable: shuffled tokens are separated as well (p = {p_value:.2g})"
-        )
+        shuffled = f"shuffled tokens are separated as well (p = {p_value:.2g})"
+        if comb(sum(sizes), sizes[0]) < FEW_SHUFFLES:
+            return "undetermined", f"few_examples: of {sizes[0]} with and {sizes[1]} without, {shuffled}"
+        return "undetermined", f"discriminator_incapable: {shuffled}"
     if confidence < config.min_confidence:
         if balanced is not None and balanced >= 0.85:
             return "undetermined", (

@@ -26,7 +26,7 @@ class GradientExplainer:
 
     name: ClassVar[str]
     Config: ClassVar[type[ExplainerConfig]] = GradientConfig
-    version: ClassVar[int] = 2
+    version: ClassVar[int] = 3
     uses_windows: ClassVar[bool] = True
 
     def __init__(self, config: GradientConfig) -> None:

@@ -40,8 +40,8 @@ def too_few(words: Words, config: GradientConfig) -> TokenLabel | None:
     return TokenLabel(
         label=None,
         status="undetermined",
-        reason=f"few_examples: {words.n_positive} distinct tokens with and {words.n_negative} without "
-        f"activation; at least {config.min_positive} of each are needed",
+        reason=f"few_examples: {words.n_positive} with and {words.n_negative} without activation (distinct "
+        f"tokens); at least {config.min_positive} of each are needed",
         mode=config.mode,
         n_positive=words.n_positive,
         n_negative=words.n_negative,

@@ -91,7 +91,7 @@ def decide(problem: Problem, config: GradientConfig, discriminator: Discriminato
     ]
     p_value = permutation_p(problem, config)
     confidence = confidence_of(float(first[chosen]))
-    status, reason = verdict(confidence, p_value, balanced, config)
+    status, reason = verdict(confidence, p_value, balanced, (words.n_positive, words.n_negative), config)
     return TokenLabel(
         label=candidates[chosen].label if status == "ok" else None,
         status=status,

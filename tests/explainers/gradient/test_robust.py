@@ -60,7 +60,14 @@ def test_few_distinct_words_are_said_to_be_few() -> None:
     found = label_tokens(items(["cat", "cat", "dog"], TOOLS), CONFIG, Planted())
     assert found.status == "undetermined"
     assert found.reason is not None
-    assert found.reason.startswith("few_examples: 2 distinct tokens with")
+    assert found.reason.startswith("few_examples: 2 with")
+
+
+def test_four_against_four_are_too_few_to_blame_the_model() -> None:
+    found = label_tokens(items(ANIMALS[:2] + TOOLS[:2], ANIMALS[2:4] + TOOLS[2:4]), CONFIG, Planted())
+    assert found.status == "undetermined"
+    assert found.reason is not None
+    assert found.reason.startswith("few_examples: of 4 with and 4 without, shuffled tokens")
 
 
 def test_a_label_does_not_depend_on_the_features_beside_it() -> None:
