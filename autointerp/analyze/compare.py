@@ -17,7 +17,6 @@ from autointerp.analyze.compare_board import (
     ExplainerRow,
     board_rows,
     explainer_rows,
-    shared_latents,
 )
 from autointerp.analyze.compare_breakdown import (
     BreakdownPairRow,
@@ -27,6 +26,7 @@ from autointerp.analyze.compare_breakdown import (
 )
 from autointerp.analyze.compare_pairs import TIE, PairRow, pair_rows
 from autointerp.analyze.compare_read import Opened, RunRow, Scored, open_runs, read_scored
+from autointerp.analyze.compare_shared import SharedRow, shared_latents, shared_rows
 from autointerp.analyze.compare_significance import N_FLIPS
 from autointerp.analyze.intervals import N_RESAMPLES
 from autointerp.analyze.parts import NO_EXPLAINER, ByLatent
@@ -41,6 +41,8 @@ class Comparison:
     runs: list[RunRow]
     explainers: list[ExplainerRow]
     board: list[BoardRow]
+    shared: list[SharedRow]
+    """Scorers whose shared latents some explainers make few."""
     pairs: list[PairRow]
     breakdown: list[BreakdownRow]
     breakdown_pairs: list[BreakdownPairRow]
@@ -131,7 +133,8 @@ def compare(
         scored += read_scored(opened, scorers, explainers, by_content=by_content)
     if not scored:
         seen = ", ".join(repr(str(opened.run.root)) for opened in runs)
-        raise UserError(f"RUN: {seen} hold no scores; run `autointerp score` first")
+        holds = "holds" if len(runs) == 1 else "hold"
+        raise UserError(f"RUN: {seen} {holds} no scores; run `autointerp score` first")
     order = {name: i for i, name in enumerate(dict.fromkeys(one.scorer for one in scored))}
     scored.sort(key=lambda one: order[one.scorer])
     keys: dict[str, Any] = {"seed": seed, "n_resamples": n_resamples}
@@ -148,6 +151,7 @@ def compare(
         runs=[opened.row for opened in runs],
         explainers=explainer_rows(runs, explainers),
         board=board_rows(scored, runs, **keys),
+        shared=shared_rows(scored, runs),
         pairs=pairs,
         breakdown=breakdown_rows(scored, runs, **keys),
         breakdown_pairs=breakdown_pair_rows(pairs, scored, runs, **keys),

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from autointerp.analyze.compare_pairs import numbers_of
-from autointerp.analyze.compare_read import Latents, Opened, Scored, tokens, total
+from autointerp.analyze.compare_read import Opened, Scored, tokens, total
+from autointerp.analyze.compare_shared import shared_latents
 from autointerp.analyze.intervals import Interval, bootstrap_mean, stream
 from autointerp.analyze.parts import NO_EXPLAINER
 
@@ -46,7 +48,9 @@ class ExplainerRow:
     words: float | None
     """Mean number of words of a label."""
     tokens_per_latent: float | None
+    """Sent and generated; 0 where no served model is asked, as by an explainer with a model of its own."""
     cost_usd_per_latent: float | None
+    """Likewise 0 there."""
     seconds_per_latent: float | None
     """Of its requests where it asks a model, else of the whole step."""
     seconds_of: str | None
@@ -95,18 +99,6 @@ class BoardRow:
     judge_tokens_per_latent: float | None
     judge_usd_per_latent: float | None
     judge_seconds_per_latent: float | None
-
-
-def shared_latents(scored: Sequence[Scored], runs: Sequence[Opened]) -> dict[tuple[str, int], Latents]:
-    """Per scorer and dictionary, the latents on which every explainer that scored at all has a number."""
-    shares = {opened.name: opened.row.shares for opened in runs}
-    found: dict[tuple[str, int], Latents] = {}
-    for one in scored:
-        if len(one.value.latents):
-            key = (one.scorer, shares[one.run])
-            mine = one.value.latents
-            found[key] = np.intersect1d(found[key], mine, assume_unique=True) if key in found else mine
-    return found
 
 
 def board_rows(
@@ -196,7 +188,8 @@ _COLUMNS = (
 def _explainer_row(opened: Opened, name: str, table: pa.Table, common: np.ndarray) -> ExplainerRow:
     run = opened.run
     manifest = run.directory.manifest(f"explain/{name}")
-    config = (manifest.config.get("explainer") or {}) if manifest else {}
+    config_of = manifest.config if manifest else {}
+    config = config_of.get("explainer") or {}
     latents = {
         status: np.unique(table.filter(pc.field("status") == status).column("latent").to_numpy())
         for status in ("ok", "undetermined", "failed")
@@ -207,6 +200,7 @@ def _explainer_row(opened: Opened, name: str, table: pa.Table, common: np.ndarra
     used, seconds = tokens(table), total(table, "seconds")
     step = manifest.seconds if manifest else None
     models = [model for model in pc.unique(table.column("model")).to_pylist() if model]
+    asks = _asks(config_of, models)
     words = pc.mean(pc.list_value_length(pc.utf8_split_whitespace(table.column("text").drop_null()))).as_py()
     return ExplainerRow(
         run=opened.name,
@@ -222,12 +216,19 @@ def _explainer_row(opened: Opened, name: str, table: pa.Table, common: np.ndarra
         common_labelled=n_common,
         common_coverage=n_common / len(common) if len(common) else None,
         words=words,
-        tokens_per_latent=0.0 if used is None and not models else _per(used, n),
-        cost_usd_per_latent=0.0 if not models else _per(total(table, "cost_usd"), n),
+        tokens_per_latent=_per(used, n) if used is not None or asks else 0.0,
+        cost_usd_per_latent=_per(total(table, "cost_usd"), n) if asks else 0.0,
         seconds_per_latent=_per(seconds if seconds is not None else step, n),
         seconds_of="requests" if seconds is not None else None if step is None else "step",
         step_seconds=step,
     )
+
+
+def _asks(config: Mapping[str, Any], models: Sequence[str]) -> bool:
+    """Whether the step asked a served model, of the step's own word; where it does not say, of the labels'."""
+    if "model" not in config:
+        return bool(models)
+    return any(config.get(key) is not None for key in ("model", "judge"))
 
 
 def _per(amount: float | None, n: int) -> float | None:

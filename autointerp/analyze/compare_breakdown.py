@@ -1,7 +1,6 @@
 """Where explainers differ: by firing density, activation decile, kind of silent window, and layer.
 
-Exploratory: intervals are 95% each and not corrected, and nothing is tested. Below `FEWEST` latents
-there is no interval: that of so few would be far too narrow.
+Exploratory: intervals are 95% each and not corrected, and nothing is tested.
 """
 
 from __future__ import annotations
@@ -13,9 +12,9 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from autointerp.analyze.compare_board import shared_latents
-from autointerp.analyze.compare_pairs import FEWEST, PairRow, numbers_of
+from autointerp.analyze.compare_pairs import PairRow, numbers_of
 from autointerp.analyze.compare_read import Latents, Opened, Scored
+from autointerp.analyze.compare_shared import shared_latents
 from autointerp.analyze.intervals import Floats, Interval, bootstrap_mean, stream
 from autointerp.analyze.parts import ByLatent
 from autointerp.analyze.rates import DECILES
@@ -234,6 +233,4 @@ def _layers(
 
 def _mean(values: Floats, seed: int, n_resamples: int, *names: str) -> Interval:
     known = values[np.isfinite(values)]
-    if 0 < len(known) < FEWEST:
-        return Interval(value=float(known.mean()), n=len(known))
     return bootstrap_mean(known, seed=stream(seed, "breakdown", *names), n_resamples=n_resamples)

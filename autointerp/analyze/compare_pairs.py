@@ -12,13 +12,11 @@ import numpy as np
 from autointerp.analyze.compare_read import Opened, Scored
 from autointerp.analyze.compare_significance import ALPHA, detectable, fewest_p, holm, paired_p, unpaired_p
 from autointerp.analyze.compare_windows import same_windows
-from autointerp.analyze.intervals import Interval, bootstrap_difference, bootstrap_mean, stream
+from autointerp.analyze.intervals import FEWEST, Interval, bootstrap_difference, bootstrap_mean, stream
 from autointerp.analyze.parts import CONTROL, NO_EXPLAINER, ByLatent, on_both
 
 TIE = 0.01
 """Latents whose two numbers differ by at most this are ties."""
-FEWEST = 6
-"""Below this many latents no p-value can fall under .05: such a comparison is left out of its family."""
 HIGHER, LOWER, NONE_SHOWN = "higher", "lower", "no difference shown"
 TOO_FEW, NOT_COMPARABLE = "too few latents", "not comparable"
 
@@ -57,7 +55,7 @@ class PairRow:
     difference: float | None
     """Mean of a less mean of b."""
     low: float | None
-    """Ends of its 95% interval, by latent, here and in `high`: uncorrected."""
+    """Ends of its 95% interval, by latent, here and in `high`: uncorrected. None below `FEWEST` latents."""
     high: float | None
     half_width: float | None
     """Half of that interval's width."""
@@ -69,7 +67,7 @@ class PairRow:
     """Corrected over the family: all scorers and pairs of this `question`, of one run (`explainers`,
     `control`) or of all (`runs`), so that a run's own verdicts do not depend on what else is compared."""
     n_tests: int
-    """Comparisons in that family; those of too few latents are left out of it."""
+    """Comparisons in that family; those of fewer than `FEWEST` latents, which show nothing, are left out."""
     verdict: str
     """`higher` or `lower` (a against b, `p_holm` below .05), `no difference shown`, `too few latents`
     (so few that the test could show nothing in its family) or `not comparable`."""

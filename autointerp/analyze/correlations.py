@@ -3,7 +3,8 @@
 A point is an explanation both scored. The interval resamples latents (percentile bootstrap, ranks taken
 anew in each resample), so several explanations of a latent do not count as independent; with more than
 `EXACT_BELOW` explanations it is Fisher's, with the number of latents as sample size and, for Spearman,
-the variance (1 + r²/2) / (n - 3) of Bonett and Wright, Psychometrika 65 (2000) 23-28.
+the variance (1 + r²/2) / (n - 3) of Bonett and Wright, Psychometrika 65 (2000) 23-28. Over fewer than
+`FEWEST` latents there is none.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from numpy.typing import NDArray
 
-from autointerp.analyze.intervals import CONFIDENCE, Floats, resampled_counts, stream
+from autointerp.analyze.intervals import CONFIDENCE, FEWEST, Floats, resampled_counts, stream
 from autointerp.analyze.parts import NO_EXPLAINER, read_parts
 from autointerp.config import RunConfig
 from autointerp.run import Run
@@ -144,12 +145,13 @@ def correlate(
     if len(x) < MIN_PAIRS or np.ptp(x) == 0 or np.ptp(y) == 0:
         return numbers | dict.fromkeys(names)
     pearson, spearman = (float(pearsonr(*pair).statistic) for pair in ((x, y), (rankdata(x), rankdata(y))))
+    ends: list[_Ends] = [(None, None)] * 2
     if len(x) > EXACT_BELOW:
         ends = [
             _fisher(spearman, n_latents, 1 + spearman**2 / 2),
             _fisher(pearson, n_latents, 1.0),
         ]
-    else:
+    elif n_latents >= FEWEST:
         ends = _resampled(x, y, of_row, n_latents, seed, n_resamples)
     values = (spearman, *ends[0], pearson, *ends[1])
     return numbers | dict(zip(names, values, strict=True))
@@ -159,7 +161,7 @@ _Ends = tuple[float | None, float | None]
 
 
 def _fisher(r: float, n: int, variance: float) -> _Ends:
-    if n <= MIN_PAIRS or abs(r) >= 1:
+    if n < FEWEST or abs(r) >= 1:
         return None, None
     margin = 1.959964 * math.sqrt(variance / (n - 3))
     return math.tanh(math.atanh(r) - margin), math.tanh(math.atanh(r) + margin)

@@ -2,7 +2,8 @@
 
 Up to `EXACT_BELOW` latents an interval is the middle 95% of resampled numbers (percentile bootstrap);
 above it a large-sample interval that resampling would approach: normal for means and ratios, by order
-statistics for quantiles. So a million latents cost no more than a few sums and one sort.
+statistics for quantiles. So a million latents cost no more than a few sums and one sort. Over fewer than
+`FEWEST` latents there is a number and no interval.
 """
 
 from __future__ import annotations
@@ -17,6 +18,10 @@ from numpy.typing import NDArray
 
 CONFIDENCE = 0.95
 N_RESAMPLES = 2_000
+FEWEST = 6
+"""Over fewer latents there is no interval. Not even from the least to the greatest of five values is one:
+it holds the median 15 times in 16, of six 31 times in 32, and the middle of resampled means is narrower still.
+It is also the least number whose p-value can fall under .05 (`compare_significance`)."""
 EXACT_BELOW = 2_000
 """With more latents than this the large-sample interval is used: resampling would give the same."""
 _Z = 1.959964
@@ -28,7 +33,7 @@ Floats = NDArray[np.float64]
 
 @dataclass(frozen=True, kw_only=True)
 class Interval:
-    """A number over latents with its 95% interval; `low` and `high` are None below two latents."""
+    """A number over latents with its 95% interval; `low` and `high` are None below `FEWEST` latents."""
 
     value: float | None
     low: float | None = None
@@ -43,13 +48,13 @@ def stream(seed: int, *keys: str | None) -> int:
 
 
 def bootstrap_mean(values: Floats, *, seed: int, n_resamples: int = N_RESAMPLES) -> Interval:
-    """Mean of one value per latent. No value: None; one value: no interval."""
+    """Mean of one value per latent. No value: None; below `FEWEST` values: no interval."""
     n = len(values)
     if n == 0:
         return Interval(value=None, n=0)
     mean = float(values.mean())
-    if n == 1:
-        return Interval(value=mean, n=1)
+    if n < FEWEST:
+        return Interval(value=mean, n=n)
     if n > EXACT_BELOW:
         margin = _Z * float(values.std(ddof=1)) / math.sqrt(n)
         return Interval(value=mean, low=mean - margin, high=mean + margin, n=n)
@@ -71,8 +76,8 @@ def bootstrap_quantiles(
         return [Interval(value=None, n=0) for _ in shares]
     ordered = np.sort(values)
     found = [float(q) for q in np.quantile(ordered, shares)]
-    if n == 1:
-        return [Interval(value=value, n=1) for value in found]
+    if n < FEWEST:
+        return [Interval(value=value, n=n) for value in found]
     if n > EXACT_BELOW:
         ends = [_rank_interval(ordered, share) for share in shares]
     else:
@@ -113,7 +118,7 @@ def bootstrap_ratios(
         Interval(value=None, n=0)
         if total <= 0
         else Interval(value=float(value), n=int(n))
-        if n < 2 or not (math.isfinite(a) and math.isfinite(b))
+        if n < FEWEST or not (math.isfinite(a) and math.isfinite(b))
         else Interval(value=float(value), low=float(a), high=float(b), n=int(n))
         for value, a, b, n, total in zip(found, low, high, counts, totals, strict=True)
     ]
@@ -124,14 +129,14 @@ def bootstrap_difference(
 ) -> Interval:
     """Mean of one sample less the mean of another, not paired: each is resampled by itself.
 
-    `n` is the smaller of the two; None without a value on either side, no interval below two.
+    `n` is the smaller of the two; None without a value on either side, no interval below `FEWEST`.
     """
     n = min(len(first), len(second))
     if n == 0:
         return Interval(value=None, n=0)
     value = float(first.mean() - second.mean())
-    if n == 1:
-        return Interval(value=value, n=1)
+    if n < FEWEST:
+        return Interval(value=value, n=n)
     if max(len(first), len(second)) > EXACT_BELOW:
         margin = _Z * math.sqrt(sum(float(x.var(ddof=1)) / len(x) for x in (first, second)))
         return Interval(value=value, low=value - margin, high=value + margin, n=n)

@@ -34,7 +34,7 @@ class RateRow:
     mean: float
     """Mean over latents of each latent's own rate."""
     low: float | None
-    """Ends of its 95% interval, by latent, here and in `high`; None below two latents."""
+    """Ends of its 95% interval, by latent, here and in `high`; None below `FEWEST` latents."""
     high: float | None
     n_latents: int
     """Latents with such windows decided."""

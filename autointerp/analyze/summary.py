@@ -36,7 +36,8 @@ from autointerp.run import Run
 class SummaryRow:
     """One explainer (or its control) under one scorer. Undefined numbers are None.
 
-    Each `X_low` and `X_high` are the ends of the 95% interval of `X`, by latent; None below two latents.
+    Each `X_low` and `X_high` are the ends of the 95% interval of `X`, by latent; None below `FEWEST` latents (of
+    `intervals`).
     """
 
     explainer: str

@@ -62,9 +62,10 @@ def as_csv(found: Comparison, table: str) -> str:
 
 
 def as_json(found: Comparison) -> str:
-    """One object: the findings as sentences and a list of rows per table (without `latents`)."""
+    """One object: the findings as sentences, a list of rows per table (without `latents`), and `shared`."""
     tables = {
         name: [asdict(row) for row in getattr(found, name)] for name in found.tables() if name != "latents"
     }
-    said = {"findings": findings(found), **tables}
+    shared = [asdict(row) for row in found.shared]
+    said = {"findings": findings(found), **tables, "shared": shared}
     return json.dumps(said, indent=2, ensure_ascii=False, allow_nan=False)

@@ -11,9 +11,11 @@ from autointerp.analyze.compare import Comparison
 from autointerp.analyze.compare_board import BoardRow
 from autointerp.analyze.compare_breakdown import BreakdownRow
 from autointerp.analyze.compare_pairs import HIGHER, LOWER, NONE_SHOWN, NOT_COMPARABLE, TOO_FEW, PairRow
+from autointerp.analyze.compare_shared import SharedRow
+from autointerp.analyze.intervals import FEWEST
 from autointerp.report import numbers
 from autointerp.report.terminal import print_views, widened
-from autointerp.report.views import View, explainer_name, grouped_by_scorer, markdown
+from autointerp.report.views import NO_INTERVAL, View, explainer_name, grouped_by_scorer, markdown
 from autointerp.run import printable
 
 MOST_FINDINGS = 24
@@ -159,7 +161,7 @@ def _explainers(found: Comparison) -> View | None:
     columns = ["", "labelled", "of all asked", "undetermined", "failed", "words", "tokens", "seconds", "cost"]
     note = (
         "Labelled: of the latents all explainers of the run were asked for. Tokens, seconds and cost per latent "
-        "asked; seconds of its requests, or of the whole step where no model is asked."
+        "asked; seconds of its requests, or of the whole step where no served model is asked."
     )
     return View(title="Labels and what they cost", columns=columns, rows=rows, note=note) if rows else None
 
@@ -188,7 +190,41 @@ def _board(found: Comparison) -> View | None:
         "control",
     ]
     note = "Compare on shared latents, or with the unlabelled ones at chance; a mean over own latents favours whoever labels only easy ones."
-    return View(title="Scores", columns=columns, rows=rows, note=note) if rows else None
+    if any(0 < n < FEWEST for row in found.board for n in (row.n_scored, row.n_shared, row.n_asked)):
+        note += f" {NO_INTERVAL}"
+    warnings = shared_few(found)
+    return View(title="Scores", columns=columns, rows=rows, note=note, warnings=warnings) if rows else None
+
+
+def shared_few(found: Comparison) -> list[str]:
+    """Which explainers make the shared latents few; scorers with the same numbers in one sentence."""
+    said: dict[str, list[str]] = {}
+    for row in found.shared:
+        said.setdefault(_why_few(found, row), []).append(row.scorer)
+    out = [f"{', '.join(scorers)}: {why}" for why, scorers in said.items()]
+    if any(row.n_without is not None for row in found.shared):
+        out.append("To compare without an explainer, name the others with --explainer.")
+    return out
+
+
+def _why_few(found: Comparison, row: SharedRow) -> str:
+    limits = []
+    for i, one in enumerate(row.limits):
+        verb = "has numbers for" if i == 0 else "for"
+        alone = (
+            f" (without it {numbers.count(one.n_without)})"
+            if len(row.limits) > 1 and one.n_without is not None
+            else ""
+        )
+        limits.append(f"{name_of(found, one.run, one.explainer)} {verb} {numbers.count(one.n)}{alone}")
+    who = " and ".join([", ".join(limits[:-1]), limits[-1]] if len(limits) > 1 else limits)
+    of = (
+        f"shared by all: {numbers.count(row.n_shared)} of {numbers.count(row.n_asked)} latents, because {who}"
+    )
+    if row.n_without is None:
+        return f"{of}."
+    them = "it" if len(limits) == 1 else "them"
+    return f"{of}; without {them} {numbers.count(row.n_without)}."
 
 
 def _pairs(found: Comparison, question: str) -> View | None:
@@ -223,6 +259,8 @@ def _pairs(found: Comparison, question: str) -> View | None:
         f"95% intervals by latent, uncorrected; p corrected for {over}. Tied: within {found.tie:g}. "
         "Could show: the true difference that would be found four times in five."
     )
+    if any(0 < row.n < FEWEST for row in mine):
+        note += f" {NO_INTERVAL}"
     if any(row.same_settings is False for row in mine):
         note += " *: not scored alike (options, prompts or judge)."
     rows = grouped_by_scorer(mine, cells, name)

@@ -7,9 +7,11 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from autointerp.analyze.correlations import CorrelationRow
+from autointerp.analyze.intervals import FEWEST
 from autointerp.analyze.rates import RateRow
 from autointerp.analyze.statistics import Statistics, statistics
 from autointerp.analyze.summary import SummaryRow
@@ -17,6 +19,12 @@ from autointerp.run import Run
 from autointerp.storage import source_of
 
 _KINDS: dict[str, Any] = {"scores": SummaryRow, "rates": RateRow, "correlations": CorrelationRow}
+_ENDS: dict[Any, tuple[tuple[str, str], ...]] = {
+    SummaryRow: (("low", "n_scored"), ("difference_low", "n_paired")),
+    RateRow: (("low", "n_latents"),),
+    CorrelationRow: (("spearman_low", "n_latents"),),
+}
+"""Ends of intervals and the latents they are over."""
 
 
 def kept_statistics(run: Run) -> Statistics:
@@ -26,13 +34,13 @@ def kept_statistics(run: Run) -> Statistics:
         return statistics(run)
     try:
         rows = {name: _rows(path, _KINDS[name]) for name, path in files.items()}
-    except (OSError, pa.ArrowException, _OtherColumnsError):
+    except (OSError, pa.ArrowException, _OtherVersionError):
         return statistics(run)
     return Statistics(**rows)
 
 
-class _OtherColumnsError(Exception):
-    """The file was written by another version."""
+class _OtherVersionError(Exception):
+    """The file was written by another version: it has other columns, or intervals over too few latents."""
 
 
 def _fresh(run: Run, files: list[Path]) -> bool:
@@ -46,5 +54,9 @@ def _fresh(run: Run, files: list[Path]) -> bool:
 def _rows(path: Path, kind: Any) -> list[Any]:
     table = pq.read_table(source_of(path))
     if table.column_names != [field.name for field in fields(kind)]:
-        raise _OtherColumnsError(path.name)
+        raise _OtherVersionError(path.name)
+    for end, over in _ENDS[kind]:
+        told = table.filter(pc.field(end).is_valid()).column(over)
+        if len(told) and pc.min(told).as_py() < FEWEST:
+            raise _OtherVersionError(path.name)
     return [kind(**row) for row in table.to_pylist()]

@@ -11,7 +11,7 @@ from markupsafe import Markup
 
 from autointerp.report import numbers
 from autointerp.report.svg import domain_of, drawing
-from autointerp.report.trajectories import Trajectory, trajectories_of
+from autointerp.report.trajectories import Searches, searches_of
 from autointerp.run import printable
 
 
@@ -44,7 +44,8 @@ class Label:
     """Model, tokens, cost and time, where known."""
     details: str
     """What the explainer recorded, as indented JSON; empty if nothing."""
-    trajectories: list[Trajectory]
+    searches: Searches | None
+    """What a gradient explainer recorded of its searches; None if nothing."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,7 +161,7 @@ def _label(row: Mapping[str, Any], scores: list[Score | None]) -> Label:
         scores=scores,
         facts=_facts(row),
         details=_indented(shown) if shown else "",
-        trajectories=trajectories_of(details.get("trajectories"), row["text"]),
+        searches=searches_of(details, row["text"]),
     )
 
 
@@ -184,7 +185,7 @@ def score_of(row: Mapping[str, Any] | None) -> Score | None:
         high=row["ci_high"],
         chance=row["chance"],
         shown=numbers.score(row["value"]),
-        interval=numbers.interval(row["ci_low"], row["ci_high"]),
+        interval=numbers.ends(row["value"], row["ci_low"], row["ci_high"]),
         note=", ".join(notes),
     )
 

@@ -80,6 +80,8 @@ class TokenLine:
     text: str
     value: str
     bar: int
+    tip: str
+    """What it is, where its text does not say; else empty."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -282,6 +284,7 @@ def _top_tokens(tokens: TokenTable, rows: Sequence[dict[str, Any]]) -> list[Toke
             text=token_text(tokens, row["token"]),
             value=f"{numbers.count(row['n_active'])}×",
             bar=round(100 * row["total"] / rows[0]["total"]),
+            tip=part_of_character(tokens, row["token"]),
         )
         for row in rows[:N_TOKENS]
     ]
@@ -295,9 +298,21 @@ def _logits(tokens: TokenTable, rows: Sequence[dict[str, Any]] | None) -> list[T
             text=token_text(tokens, row["token"]),
             value=numbers.measure(row["logit"]),
             bar=round(100 * abs(row["logit"]) / largest),
+            tip=part_of_character(tokens, row["token"]),
         )
         for row in rows
     ]
+
+
+def part_of_character(tokens: TokenTable, token: int) -> str:
+    """What a token is whose bytes are no whole characters; empty for all others."""
+    piece = tokens.pieces[token]
+    try:
+        (piece or b"").decode("utf-8")
+    except UnicodeDecodeError:
+        assert piece is not None
+        return f"part of a character: {'byte' if len(piece) == 1 else 'bytes'} {piece.hex(' ')}"
+    return ""
 
 
 def token_text(tokens: TokenTable, token: int) -> str:

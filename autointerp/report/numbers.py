@@ -2,18 +2,29 @@
 
 from __future__ import annotations
 
+DECIMALS = 3
+"""Of scores."""
+DIGITS = 3
+"""Significant ones, of activations and densities."""
 DASH = "–"
 MINUS = "−"
 
 
 def score(value: float | None) -> str:
     """Three decimals, as `0.812`."""
-    return DASH if value is None else f"{value:z.3f}".replace("-", MINUS)
+    return DASH if value is None else f"{value:z.{DECIMALS}f}".replace("-", MINUS)
 
 
 def interval(low: float | None, high: float | None) -> str:
     """`[0.780, 0.845]`."""
     return DASH if low is None or high is None else f"[{score(low)}, {score(high)}]"
+
+
+def ends(value: float | None, low: float | None, high: float | None) -> str:
+    """What stands under or beside a number: its interval, that there is none, or nothing where there is no number."""
+    if value is None:
+        return ""
+    return "no interval" if low is None or high is None else interval(low, high)
 
 
 def brief(value: float | None, low: float | None, high: float | None, *, sign: bool = False) -> str:
@@ -38,7 +49,7 @@ def rate(value: float | None) -> str:
     return DASH if value is None else _no_zero(value, 2)
 
 
-def _no_zero(value: float, decimals: int = 3) -> str:
+def _no_zero(value: float, decimals: int = DECIMALS) -> str:
     shown = f"{value:z.{decimals}f}".replace("-", MINUS)
     return shown.replace("0.", ".", 1) if shown.removeprefix(MINUS).startswith("0.") else shown
 
@@ -71,7 +82,7 @@ def measure(value: float | None) -> str:
     """Three significant digits, as activations and densities have no fixed scale."""
     if value is None:
         return DASH
-    return (f"{value:.3g}" if abs(value) < 1000 else f"{value:,.0f}").replace("-", MINUS)
+    return (f"{value:.{DIGITS}g}" if abs(value) < 1000 else f"{value:,.0f}").replace("-", MINUS)
 
 
 def usd(value: float | None) -> str:

@@ -12,6 +12,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from markupsafe import Markup
 
+from autointerp.analyze.intervals import FEWEST
 from autointerp.analyze.statistics import Statistics
 from autointerp.analyze.summary import SummaryRow
 from autointerp.report import numbers, svg, svg_run
@@ -54,12 +55,16 @@ class RunPage:
 
     names: list[tuple[str, str]]
     figures: list[tuple[str, str]]
+    read: str
+    """What the tokens read leave out; empty if they leave out nothing."""
     versions: str
     """What most steps were made with."""
     steps: list[dict[str, Any]]
     costs: list[CostLine]
     toml: str
     comparisons: list[Comparison]
+    fewest: int
+    """Latents below which a number has no interval."""
     trust: Trust
     calibration: list[Chart]
     max_items: str
@@ -79,6 +84,7 @@ def run_page(run: Run, found: Statistics, scorers: Sequence[str]) -> RunPage:
     return RunPage(
         names=_names(run),
         figures=_figures(run, latents),
+        read=_read(run),
         versions=versions,
         steps=steps,
         costs=_costs(run, scorers),
@@ -86,6 +92,7 @@ def run_page(run: Run, found: Statistics, scorers: Sequence[str]) -> RunPage:
             printable(line) for line in (run.root / "run.toml").read_text(encoding="utf-8").split("\n")
         ),
         comparisons=_comparisons(summary),
+        fewest=FEWEST,
         trust=trust(found, scores),
         calibration=[
             Chart(
@@ -161,6 +168,23 @@ def _figures(run: Run, latents: pa.Table) -> list[tuple[str, str]]:
         ("cost", numbers.usd(sum(costs) if costs else None)),
         ("computing time", numbers.duration(sum(seconds) if seconds else None)),
     ]
+
+
+def _read(run: Run) -> str:
+    """What is left out of the tokens read, as `cache` counted it."""
+    cached = run.directory.manifest("cache")
+    counts = cached.counts if cached else {}
+    masked, every = counts.get("n_positions_masked"), counts.get("n_tokens")
+    if not masked or not every:
+        return ""
+    firsts = counts["n_contexts"] if counts.get("mask_first") else 0
+    which = ["the first of each context"] if firsts else []
+    which += ["special tokens"] if counts.get("mask_special") and masked > firsts else []
+    said = f" ({' and '.join(which)})" if which else ""
+    return (
+        f"Tokens read: those that count. Of {numbers.count(every)} tokens of the corpus {numbers.count(masked)} are "
+        f"masked{said}: no latent is looked at there, and densities leave them out."
+    )
 
 
 def _steps(run: Run) -> tuple[str, list[dict[str, Any]]]:

@@ -20,6 +20,7 @@ from autointerp.analyze.statistics import Statistics, statistics
 from autointerp.artifacts.manifest import write_text_whole
 from autointerp.config import ReportConfig
 from autointerp.errors import UserError
+from autointerp.report import numbers
 from autointerp.report.entries import blocks_of_entries, scorers_of_run
 from autointerp.report.latent_page import latent_pages
 from autointerp.report.listing import PAGE, ListQuery
@@ -31,6 +32,8 @@ MAX_ENTRIES = 100_000
 """Entries listed; a browser holds them all in memory. `autointerp serve` has no such limit."""
 SHARD = 5_000
 """Entries in one script."""
+_SORTED = 6
+"""Significant digits of a number that is sorted by and not shown."""
 _FOLDERS = ("latents", "data", "assets")
 
 
@@ -130,7 +133,10 @@ def _rows(entries: pa.Table, n_scorers: int) -> Iterator[dict[str, Any]]:
 
 
 def _write_shards(folder: Path, entries: pa.Table, n_scorers: int, linked: set[int]) -> int:
-    """Scripts of entries as arrays; the order of fields is that of `browser.js`. Returns how many."""
+    """Scripts of entries as arrays; the order of fields is that of `browser.js`. Returns how many.
+
+    Numbers are rounded here as they are shown: rounded once more in between, .031478 would be .032.
+    """
     rows = _rows(entries, n_scorers)
     n_shards: int = math.ceil(entries.num_rows / SHARD)
     for shard in range(n_shards):
@@ -138,8 +144,8 @@ def _write_shards(folder: Path, entries: pa.Table, n_scorers: int, linked: set[i
             [
                 row["latent"],
                 row["status"],
-                _short(row["density"]),
-                _short(row["max_activation"]),
+                _short(row["density"], numbers.DIGITS),
+                _short(row["max_activation"], _SORTED),
                 row["tokens"],
                 row["explainer"],
                 int(row["first"]),
@@ -147,7 +153,7 @@ def _write_shards(folder: Path, entries: pa.Table, n_scorers: int, linked: set[i
                 row["label"],
                 _extra(row),
                 int(row["latent"] in linked),
-                [None if value is None else round(value, 4) for value in row["scores"]],
+                [None if value is None else round(value, numbers.DECIMALS) for value in row["scores"]],
             ]
             for _, row in zip(range(SHARD), rows, strict=False)
         ]
@@ -163,5 +169,5 @@ def _extra(row: dict[str, Any]) -> str:
     return "" if row["search"] == own else row["search"]
 
 
-def _short(value: float | None) -> float | None:
-    return None if value is None else float(f"{value:.4g}")
+def _short(value: float | None, digits: int) -> float | None:
+    return None if value is None else float(f"{value:.{digits}g}")

@@ -95,6 +95,8 @@ def print_view(console: Console, view: View) -> None:
         console.print(line, style="bold" if row == list(view.columns) else "", soft_wrap=True)
     if view.note:
         console.print(Text(view.note, style="dim"), soft_wrap=True)
+    for warning in view.warnings:
+        console.print(Text(printable(warning)), soft_wrap=True)
     console.print()
 
 

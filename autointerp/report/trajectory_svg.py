@@ -47,9 +47,8 @@ def trajectory_svg(trajectory: Mapping[str, Any], label: str | None = None) -> M
     steps, tokens, probabilities, losses = _arrays(trajectory)
     if not len(steps) or not tokens:
         return Markup("")
-    wanted = None if label is None else label.strip().casefold()
     peaks = np.nan_to_num(probabilities, nan=-1.0).max(axis=0)
-    chosen = [i for i, token in enumerate(tokens) if token.strip().casefold() == wanted]
+    chosen = [i for i, token in enumerate(tokens) if label is not None and is_label(token, label)]
     order = sorted(range(len(tokens)), key=lambda i: (i not in chosen, -peaks[i]))[:_MAX_TOKENS]
     xs = _across(steps)
     parts = _frame(steps, losses)
@@ -75,6 +74,11 @@ def trajectory_svg(trajectory: Mapping[str, Any], label: str | None = None) -> M
         f"last the most probable: {_shown(tokens[best])}, {numbers.rate(float(last[best]))}"
     )
     return drawing(_WIDTH, height, "trajectory", about, parts)
+
+
+def is_label(token: str, label: str) -> bool:
+    """Whether a token is the label, whatever its case and the space around it."""
+    return token.strip().casefold() == label.strip().casefold()
 
 
 def _arrays(

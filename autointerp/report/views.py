@@ -8,6 +8,7 @@ from typing import Any
 
 from autointerp.analyze.control import ControlRow
 from autointerp.analyze.correlations import SOURCE, CorrelationRow
+from autointerp.analyze.intervals import FEWEST
 from autointerp.analyze.parts import NO_EXPLAINER
 from autointerp.analyze.rates import DECILES, RateRow
 from autointerp.analyze.statistics import Statistics
@@ -16,6 +17,7 @@ from autointerp.artifacts.schemas import KINDS
 from autointerp.report import numbers
 from autointerp.run import printable
 
+NO_INTERVAL = f"No interval over fewer than {FEWEST} latents."
 LATENT_ITSELF = "the latent"
 """Stands for the explainer where a scorer needs none."""
 
@@ -28,6 +30,8 @@ class View:
     columns: Sequence[str]
     rows: Sequence[Sequence[str]]
     note: str | None = None
+    warnings: Sequence[str] = ()
+    """Sentences about what the rows do not show, below the note."""
 
 
 def all_views(statistics: Statistics) -> list[View]:
@@ -60,6 +64,8 @@ def score_view(rows: Sequence[SummaryRow]) -> View | None:
 
     columns = ["", "chance", "mean", "shuffled control", "difference", "scored", "read"]
     note = "95% intervals over latents. Scored: latents with a number. Read: items with a readable judgement."
+    if any(0 < n < FEWEST for row in rows for n in (row.n_scored, row.n_paired or 0)):
+        note += f" {NO_INTERVAL}"
     return _view(None, columns, _by_scorer(rows, cells), note)
 
 
@@ -83,17 +89,21 @@ def distribution_view(rows: Sequence[SummaryRow]) -> View | None:
 def coverage_view(rows: Sequence[SummaryRow]) -> View | None:
     """What was not judged, and numbers that count it as wrong or as the published tool does."""
 
+    published = any(row.peer_metric for row in rows)
+
     def cells(row: SummaryRow) -> list[str]:
-        peer = row.peer_metric.replace("_", " ") if row.peer_metric else numbers.DASH
-        return [
+        found = [
             f"{numbers.count(row.n_scored)}/{numbers.count(row.n_latents)}",
             numbers.share(row.item_coverage),
             numbers.brief(row.worst_case, row.worst_case_low, row.worst_case_high),
-            numbers.brief(row.peer_mean, row.peer_low, row.peer_high),
-            peer,
         ]
+        if published:
+            which = row.peer_metric.replace("_", " ") if row.peer_metric else ""
+            found += [numbers.brief(row.peer_mean, row.peer_low, row.peer_high), which]
+        return found
 
-    columns = ["", "scored", "read", "worst-case accuracy", "published tool's number", "which"]
+    columns = ["", "scored", "read", "worst-case accuracy"]
+    columns += ["published tool's number", "which"] if published else []
     note = "Worst case: every item without a readable judgement counted as wrong."
     return _view("Coverage", columns, _by_scorer(rows, cells), note)
 
@@ -210,6 +220,8 @@ def markdown(view: View) -> str:
         lines.append("| " + " | ".join(_escaped(cell) for cell in cells) + " |")
     if view.note:
         lines += ["", view.note]
+    for warning in view.warnings:
+        lines += ["", _escaped(warning)]
     return "\n".join([*lines, ""])
 
 

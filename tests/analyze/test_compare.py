@@ -94,6 +94,21 @@ def test_labels_and_their_cost(found):
     assert default.words > 3
 
 
+def test_an_explainer_with_a_model_of_its_own_asks_for_no_tokens(tmp_path):
+    root = make(tmp_path / "run")
+    for name, model in (("statistics", "own.gguf"), ("default", "served")):
+        folder = root / "explanations" / name
+        change(folder / "part-00000.parquet", "model", lambda column, model=model: [model] * len(column))
+        for column in ("prompt_tokens", "completion_tokens", "cost_usd"):
+            change(folder / "part-00000.parquet", column, lambda values: [None] * len(values))
+        manifest = read_manifest(root, f"explain/{name}")
+        asked = None if name == "statistics" else {"model": model}
+        write_manifest(root, replace(manifest, config={"explainer": {"kind": name}, "model": asked}))
+    rows = {row.explainer: row for row in compare([root], **FAST).explainers}
+    assert (rows["statistics"].tokens_per_latent, rows["statistics"].cost_usd_per_latent) == (0.0, 0.0)
+    assert (rows["default"].tokens_per_latent, rows["default"].cost_usd_per_latent) == (None, None)
+
+
 def test_latents_say_which_are_shared_and_won(found):
     frame = found.latents.to_pandas()
     mine = frame[(frame.scorer == "detection")]
@@ -201,7 +216,7 @@ def test_a_run_is_a_baseline_among_several_only(roots):
 def test_runs_that_cannot_be_compared(roots, tmp_path):
     with pytest.raises(UserError, match="named twice"):
         compare([roots[0], roots[0]])
-    with pytest.raises(UserError, match="hold no scores"):
+    with pytest.raises(UserError, match="holds no scores"):
         compare([make_run(tmp_path / "unscored", scored=False)])
     with pytest.raises(UserError, match="no folder"):
         compare([tmp_path / "nowhere"])

@@ -43,7 +43,10 @@ def test_numbers_are_scipys():
     assert row.pearson == pytest.approx(pearsonr(x, y).statistic)
     assert row.spearman == pytest.approx(spearmanr(x, y).statistic)
     assert (row.n, row.n_latents) == (5, 5)
-    assert -1 <= row.spearman_low <= row.spearman <= row.spearman_high <= 1
+    assert (row.spearman_low, row.spearman_high, row.pearson_low, row.pearson_high) == (None,) * 4
+    (more,) = pairs(*rows_of([*POINTS, (0.4, 0.6)])).values()
+    assert more.n_latents == 6
+    assert -1 <= more.spearman_low <= more.spearman <= more.spearman_high <= 1
     assert (row.published_spearman, row.published_pearson) == (0.73, 0.74)
 
 

@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 
 from autointerp.analyze import intervals
 from autointerp.analyze.intervals import (
+    FEWEST,
     bootstrap_difference,
     bootstrap_mean,
     bootstrap_quantiles,
@@ -54,7 +55,7 @@ def test_quantiles_agree_with_scipy_and_with_order_statistics(monkeypatch):
 def test_a_quantile_is_numpys_and_its_interval_holds_values(values, share):
     (found,) = bootstrap_quantiles(np.array(values), (share,), seed=0, n_resamples=50)
     assert found.value == pytest.approx(np.quantile(values, share))
-    if len(values) > 1:
+    if len(values) >= FEWEST:
         assert min(values) - 1e-12 <= found.low <= found.high <= max(values) + 1e-12
 
 
@@ -102,7 +103,8 @@ def test_difference_of_two_samples(monkeypatch):
     assert (exact.low, exact.high) == pytest.approx((normal.low, normal.high), abs=0.005)
     assert (exact.n, exact.low < exact.value < exact.high) == (200, True)
     assert bootstrap_difference(a, b[:0], seed=0).value is None
-    assert bootstrap_difference(a, b[:1], seed=0).low is None
+    assert bootstrap_difference(a, b[: FEWEST - 1], seed=0).low is None
+    assert bootstrap_difference(a[:FEWEST], b[:FEWEST], seed=0).low is not None
 
 
 def test_interval_of_the_mean_covers_the_truth_as_often_as_it_says():
@@ -114,9 +116,25 @@ def test_interval_of_the_mean_covers_the_truth_as_often_as_it_says():
     assert 0.90 < hits / 300 < 0.985
 
 
-@pytest.mark.parametrize("n", [0, 1])
-def test_without_two_latents_there_is_no_interval(n):
+@pytest.mark.parametrize("n", [0, 1, 2, FEWEST - 1])
+def test_few_latents_have_a_number_and_no_interval(n):
     values = np.full(n, 0.5)
     found = [bootstrap_mean(values, seed=0), *bootstrap_quantiles(values, QUARTILES, seed=0)]
     found += bootstrap_ratios(values[:, None], np.ones((n, 1)), seed=0)
     assert {(i.value, i.low, i.high, i.n) for i in found} == {(0.5 if n else None, None, None, n)}
+
+
+def test_from_the_fewest_latents_on_there_is_an_interval():
+    values = np.linspace(0, 1, FEWEST)
+    found = [bootstrap_mean(values, seed=0), *bootstrap_quantiles(values, QUARTILES, seed=0)]
+    found += bootstrap_ratios(values[:, None], np.ones((FEWEST, 1)), seed=0)
+    assert all(i.low < i.value < i.high for i in found)
+    # Half of the latents may lack a rate: then it is over too few.
+    known = (np.arange(FEWEST) % 2)[:, None].astype(float)
+    (few,) = bootstrap_ratios(values[:, None] * known, known, seed=0)
+    assert (few.n, few.low) == (FEWEST // 2, None)
+
+
+def test_the_range_of_one_latent_fewer_is_no_interval_of_the_median():
+    # Both sides of the median are as likely: all values lie on one side 2 times in 2^n.
+    assert 1 - 2.0 ** (1 - FEWEST) >= intervals.CONFIDENCE > 1 - 2.0 ** (2 - FEWEST)

@@ -16,31 +16,41 @@ def rows_of(rows, **options):
 
 
 def test_numbers_by_hand():
-    real = [score(i, v) for i, v in enumerate([0.5, 0.75, 0.875, 1.0])]
+    real = [score(i, v) for i, v in enumerate([0.5, 0.75, 0.875, 1.0] * 2)]
     real += [
-        score(4, None, status="unexplained"),
-        score(5, None, status="failed", n_unparsed=4, n_error=6),
+        score(8, None, status="unexplained"),
+        score(9, None, status="failed", n_unparsed=4, n_error=6),
     ]
-    control = [score(i, v, "shuffled") for i, v in enumerate([0.5, 0.25, 0.375])]
+    control = [score(i, v, "shuffled") for i, v in enumerate([0.5, 0.25, 0.375] * 2)]
     rows = rows_of(real + control)
     row = rows["default", None]
-    assert (row.n_latents, row.n_scored) == (6, 4)
+    assert (row.n_latents, row.n_scored) == (10, 8)
     assert row.mean == pytest.approx(0.78125)
     assert row.median == pytest.approx(0.8125)
     assert (row.q25, row.q75) == pytest.approx((0.6875, 0.90625))
     assert (row.metric, row.chance) == ("auroc", 0.5)
-    assert row.latent_coverage == pytest.approx(4 / 6)
-    assert row.item_coverage == pytest.approx(40 / 50)
+    assert row.latent_coverage == pytest.approx(8 / 10)
+    assert row.item_coverage == pytest.approx(80 / 90)
     assert row.low is not None
     assert row.high is not None
     assert 0.5 <= row.low < row.mean < row.high <= 1.0
     assert row.control_mean == pytest.approx(0.375)
-    assert row.n_paired == 3
-    assert row.difference == pytest.approx((0 + 0.5 + 0.5) / 3)
+    assert row.n_paired == 6
+    assert row.difference == pytest.approx((0 + 0.5 + 0.5 + 0.5 + 0.25 + 0.375) / 6)
     assert row.difference_low <= row.difference <= row.difference_high
     alone = rows["default", "shuffled"]
     assert (alone.mean, alone.low, alone.high) == (row.control_mean, row.control_low, row.control_high)
     assert (alone.control_mean, alone.difference, alone.n_paired) == (None, None, None)
+
+
+def test_over_few_latents_there_is_a_mean_and_no_interval():
+    scores = [0.9, 0.91, 0.92, 0.93, 0.94]
+    five = rows_of([score(i, v) for i, v in enumerate(scores)])["default", None]
+    assert (five.n_scored, five.mean) == (5, pytest.approx(0.92))
+    assert {getattr(five, name) for name in SummaryRow.__annotations__ if name.endswith(("low", "high"))} == {
+        None
+    }
+    assert rows_of([score(i, v) for i, v in enumerate([*scores, 0.95])])["default", None].low is not None
 
 
 def test_undefined_is_none():
@@ -79,7 +89,12 @@ def test_weights_are_the_latents_frequencies():
     row = found["default", None]
     assert row.weighted_mean == pytest.approx((1.0 + 3 * 0.5) / 4)
     assert row.weighted_n == pytest.approx(16 / 10)
-    assert row.weighted_low <= row.weighted_mean <= row.weighted_high
+    assert row.weighted_low is None
+    many = rows_of(
+        [score(i, i / 10) for i in range(8)],
+        frequency=ByLatent(latents=np.arange(8), values=np.arange(8) + 1.0),
+    )["default", None]
+    assert many.weighted_low < many.weighted_mean < many.weighted_high
     assert found["default", "shuffled"].weighted_mean == 0.25
     alone = rows_of(rows)["default", None]
     assert (alone.weighted_mean, alone.weighted_n) == (None, None)
@@ -96,7 +111,7 @@ def test_worst_case_and_the_published_tools_number():
     row = rows_of(rows)["default", None]
     assert (row.n_latents, row.n_scored, row.mean) == (3, 1, 0.75)
     assert row.worst_case == 0.25
-    assert (row.worst_case_low, row.worst_case_high) == (0.0, 0.5)
+    assert (row.worst_case_low, row.worst_case_high) == (None, None)
     assert (row.peer_metric, row.peer_mean, row.n_peer, row.peer_low) == ("accuracy", 0.25, 1, None)
 
 

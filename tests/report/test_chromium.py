@@ -6,6 +6,7 @@ import threading
 
 import pytest
 
+from autointerp.report import numbers
 from autointerp.report.serve import Browser, serve
 from autointerp.report.site import write_site
 from autointerp.run import open_run, printable
@@ -150,6 +151,46 @@ def test_a_phone_does_not_scroll_sideways(chromium, root, page):
     assert chromium.evaluate("document.documentElement.scrollWidth") <= 390
     assert_quiet(chromium, root)
     chromium.resize(1280, 900)
+
+
+def test_a_desktop_is_used_to_its_edge_and_tables_scroll_in_their_box(chromium, root):
+    chromium.resize(1400, 1000)
+    chromium.open(root + "latents/5.html")
+    assert chromium.evaluate("document.documentElement.scrollWidth") <= 1400
+    drawn, room = chromium.evaluate(
+        "(() => { const drawing = document.querySelector('svg.activations'), box = drawing.parentElement;"
+        " return [drawing.getBoundingClientRect().width, box.getBoundingClientRect().width]; })()"
+    )
+    assert drawn > 0.95 * room
+    # A table wider than its box fades at the right edge until it is scrolled to the end.
+    chromium.evaluate("document.querySelector('table.labels').style.minWidth = '3000px'")
+    chromium.evaluate("dispatchEvent(new Event('resize'))")
+    box = "document.querySelector('table.labels').parentElement"
+    assert chromium.evaluate("document.documentElement.scrollWidth") <= 1400
+    assert chromium.evaluate(f"{box}.classList.contains('cut')")
+    chromium.evaluate(f"{box}.scrollLeft = 9999")
+    chromium.until(f"!{box}.classList.contains('cut')")
+    chromium.resize(1280, 900)
+
+
+def test_the_list_shows_every_digit_as_the_other_pages_do(chromium, root, run):
+    scores = {
+        (row["latent"], row["scorer"]): numbers.score(row["value"])
+        for row in run.table("scores").to_pylist()
+        if row["explainer"] in ("default", "none") and row["control"] is None and row["status"] == "ok"
+    }
+    densities = {row["latent"]: numbers.measure(row["density"]) for row in run.table("latents").to_pylist()}
+    chromium.open(root + "latents.html?explainer=default")
+    chromium.until(READY)
+    shown = chromium.evaluate(
+        "Array.from(document.querySelectorAll('#rows tr'), (tr) => [tr.querySelector('.id').textContent,"
+        " ...Array.from(tr.querySelectorAll('[data-name]'), (td) => [td.dataset.name, td.textContent])])"
+    )
+    assert len(shown) == 12
+    for latent, *cells in shown:
+        for name, text in cells:
+            known = densities[int(latent)] if name == "density" else scores.get((int(latent), name), "–")
+            assert text == known, (latent, name)
 
 
 def test_colours_follow_the_system_and_the_button(chromium, root):

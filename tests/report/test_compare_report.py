@@ -7,6 +7,8 @@ import json
 import re
 from dataclasses import fields
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pyarrow.parquet as pq
@@ -18,11 +20,12 @@ from autointerp.analyze.compare_board import BoardRow, ExplainerRow
 from autointerp.analyze.compare_breakdown import BreakdownPairRow, BreakdownRow
 from autointerp.analyze.compare_pairs import PairRow
 from autointerp.analyze.compare_read import RunRow
+from autointerp.analyze.compare_shared import Limit, SharedRow
 from autointerp.cli import app
 from autointerp.errors import UserError
 from autointerp.report.compare_files import default_folder
-from autointerp.report.compare_view import p_value
-from tests.analyze.test_compare import make
+from autointerp.report.compare_view import p_value, shared_few
+from tests.analyze.test_compare import change, make
 
 GUIDE = Path(__file__).parent.parent.parent / "docs" / "guides" / "compare.md"
 TABLES = ["runs", "explainers", "board", "pairs", "breakdown", "breakdown_pairs", "latents"]
@@ -74,6 +77,48 @@ def test_two_runs(roots, tmp_path):
         assert len({len(re.findall(r"(?<!\\)\|", line)) for line in block.splitlines()}) == 1
 
 
+def test_who_makes_the_shared_latents_few_is_said(tmp_path):
+    root = make(tmp_path / "run", n_latents=14)
+    for path in (root / "scores").glob("*/statistics/*.parquet"):
+        latents = pq.read_table(path).column("latent").to_pylist()
+        change(
+            path, "value", lambda column, at=latents: [v if i in (5, 6, 7) else None for i, v in zip(at, column, strict=True)]
+        )  # fmt: skip
+        change(
+            path, "status", lambda column, at=latents: [s if i in (5, 6, 7) else "failed" for i, s in zip(at, column, strict=True)]
+        )  # fmt: skip
+    arguments = ["compare", root, "--scorer", "detection", "--no-plots", "--out", tmp_path / "out"]
+    why = "detection: shared by all: 3 of 14 latents, because statistics has numbers for 3."
+    shown = invoke(*arguments)
+    assert why in shown
+    assert "No interval over fewer than 6 latents." in shown
+    assert why in (tmp_path / "out" / "comparison.md").read_text()
+    found = json.loads(invoke(*arguments, "--format", "json"))
+    assert [one["explainer"] for one in found["shared"][0]["limits"]] == ["statistics"]
+    (row,) = [row for row in found["board"] if row["explainer"] == "statistics"]
+    assert (row["n_scored"], row["low"], row["shared_low"]) == (3, None, None)
+    assert row["mean"] is not None
+    line = next(line for line in shown.splitlines() if line.startswith("  statistics "))
+    assert "[" not in line.split("3/14")[1].split("3")[0]
+
+
+def test_several_limits_are_one_sentence():
+    limits = [
+        Limit(run="run", explainer="self", n=3, n_without=4),
+        Limit(run="run", explainer="gradient", n=6, n_without=2),
+    ]
+    rows = [
+        SharedRow(scorer=scorer, shares=1, n_asked=100, n_shared=2, limits=limits, n_without=84)
+        for scorer in ("detection", "fuzzing")
+    ]
+    found: Any = SimpleNamespace(shared=rows, several_runs=False)
+    assert shared_few(found) == [
+        "detection, fuzzing: shared by all: 2 of 100 latents, because self has numbers for 3 (without it 4) "
+        "and gradient for 6 (without it 2); without them 84.",
+        "To compare without an explainer, name the others with --explainer.",
+    ]
+
+
 def test_printed_for_other_programs(roots, tmp_path):
     arguments = [
         "compare",
@@ -86,7 +131,7 @@ def test_printed_for_other_programs(roots, tmp_path):
         "--format",
     ]
     found = json.loads(invoke(*arguments, "json"))
-    assert list(found) == ["findings", *TABLES[:-1]]
+    assert list(found) == ["findings", *TABLES[:-1], "shared"]
     assert found["pairs"][0]["verdict"] == "no difference shown"
     assert any("no difference shown between default and statistics" in line for line in found["findings"])
     assert any("half-width" in line for line in found["findings"])

@@ -5,19 +5,24 @@ import os
 import re
 import subprocess
 import sys
+from dataclasses import replace
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 import pytest
 
 from autointerp.analyze.correlations import correlations
 from autointerp.artifacts import DATASETS, write_shard
+from autointerp.artifacts.manifest import read_manifest, write_manifest
 from autointerp.config import ReportConfig
 from autointerp.errors import UserError
 from autointerp.report import numbers, site
 from autointerp.report.finish import finish
+from autointerp.report.latent_page import part_of_character
 from autointerp.report.site import write_site
 from autointerp.run import open_run, printable
+from autointerp.sampling.windows import TokenTable
 from tests.report.pages import assert_harmless, parse
 from tests.synthetic import ALL_SCORERS, HOSTILE, make_run
 
@@ -89,9 +94,81 @@ def test_the_list_holds_every_label_and_its_scores(folder, run):
         for scorer, value in zip(ALL_SCORERS, entry[11], strict=True):
             name = "none" if scorer == "intruder" else entry[5]
             expected = scores.get((entry[0], name, scorer))
-            assert value == (None if expected is None else pytest.approx(expected, abs=1e-4))
+            assert (value is None) == (expected is None)
+            assert value is None or f"{value:z.3f}" == f"{expected:z.3f}"
     assert {e[7] for e in entries if e[0] == 3} == {"undetermined"}
     assert {e[8] for e in entries if e[0] == 1} == {"dead latent: never active on the cached tokens"}
+
+
+def test_the_list_the_page_and_the_terminal_show_the_same_digits(tmp_path):
+    root = make_run(tmp_path / "run")
+    # Rounded twice these would be .032, .003 and .828; the last two are ties.
+    values = {5: 0.031478, 6: 0.002451, 7: 0.8275, 8: 0.0625, 9: -0.0004}
+    (path,) = (root / "scores" / "detection" / "default").glob("*.parquet")
+    table = pq.read_table(path)
+    rows = table.to_pylist()
+    for row in rows:
+        if row["control"] is None and row["latent"] in values:
+            row |= {"value": values[row["latent"]], "status": "ok"}
+    write_shard(path, pa.Table.from_pylist(rows, schema=table.schema), DATASETS["scores"])
+    run = open_run(root)
+    folder = write_site(run, tmp_path / "report").parent
+    place = site.scorers_of_run(run).index("detection")
+    for latent, shown in {5: "0.031", 6: "0.002", 7: "0.827", 8: "0.062", 9: "0.000"}.items():
+        (entry,) = [e for e in entries_of(folder) if e[0] == latent and e[5] == "default"]
+        assert f"{entry[11][place]:z.3f}" == shown
+        page = parse(read(folder / "latents" / f"{latent}.html"))
+        row = next(
+            r for r in page.one("table", class_="labels").all("tr") if r.all("th")[0].text == "detection"
+        )
+        assert row.all("b")[0].text == shown
+    densities = dict(
+        zip(*(run.table("latents").column(x).to_pylist() for x in ("latent", "density")), strict=True)
+    )
+    for entry in entries_of(folder):
+        assert numbers.measure(entry[2]) == numbers.measure(densities[entry[0]])
+
+
+def test_numbers_over_few_latents_have_no_interval_and_no_second_dash(tmp_path):
+    folder = finish(make_run(tmp_path / "run", only=[5, 6, 7], scorers=("detection", "simulation"))).parent
+    page = parse(read(folder / "index.html"))
+    first = page.all("table", class_="summary")[0]
+    assert "no interval" in first.text
+    assert "[" not in first.text
+    for cell in page.all("td", class_="num"):
+        assert cell.text.count(numbers.DASH) <= 1, cell.text
+    assert "published tool" not in page.text
+
+
+def test_a_presets_published_number_has_its_column(tmp_path):
+    root = make_run(tmp_path / "run", scorers=("detection", "fuzzing"))
+    (path,) = (root / "scores" / "detection" / "default").glob("*.parquet")
+    table = pq.read_table(path)
+    rows = [row | {"peer_metric": "accuracy", "peer_value": 0.25} for row in table.to_pylist()]
+    write_shard(path, pa.Table.from_pylist(rows, schema=table.schema), DATASETS["scores"])
+    page = parse(read(write_site(open_run(root), tmp_path / "report")))
+    assert "published tool" in [th.text for th in page.all("th")]
+    assert any(td.text == "0.250accuracy" for td in page.all("td", class_="num"))
+
+
+def test_tokens_read_say_what_they_leave_out(tmp_path):
+    root = make_run(tmp_path / "run")
+    assert "Tokens read" not in read(write_site(open_run(root), tmp_path / "report"))
+    counts = {"n_tokens": 300_032, "n_contexts": 2_344, "mask_first": True, "mask_special": True}
+    manifest = read_manifest(root, "cache")
+    for masked, words in ((2_344, "(the first of each context)"), (2_400, "context and special tokens)")):
+        write_manifest(root, replace(manifest, counts={**counts, "n_positions_masked": masked}))
+        shown = parse(read(write_site(open_run(root), tmp_path / "report"))).text
+        assert f"Of 300,032 tokens of the corpus {numbers.count(masked)} are masked" in shown
+        assert words in shown
+
+
+def test_parts_of_a_character_say_so():
+    pieces = [b"word", "é".encode(), "é".encode()[:1], b" " + "ἀ".encode()[:2], None]
+    tokens = TokenTable(pieces, ["word", "é", "\\xc3", "\\x20\\xe1\\xbc", "<s>"])
+    assert [part_of_character(tokens, i) for i in range(5)] == [
+        "", "", "part of a character: byte c3", "part of a character: bytes 20 e1 bc", "",
+    ]  # fmt: skip
 
 
 def test_a_latents_page_holds_all_that_is_known(folder, run):
@@ -110,6 +187,9 @@ def test_a_latents_page_holds_all_that_is_known(folder, run):
         in row.text
     )
     windows = run.table("examples", latents=[5]).to_pylist()
+    over = page.one("p", class_="over")
+    assert [code.text for code in over.all("code")] == ["default"]
+    assert "By the sum of its activations" in page.one("section", aria_labelledby="h-what").text
     judged = page.one("table", class_="judged")
     rows = run.table("judgements", latents=[5]).to_pylist()
     items = {(r["example"], r["kind"]) for r in rows if r["predicted_activations"] is None}

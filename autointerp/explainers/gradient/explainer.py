@@ -9,7 +9,7 @@ from autointerp.explainers.base import ExplainContext, ExplainerConfig, Explanat
 from autointerp.explainers.gradient.api import label_many
 from autointerp.explainers.gradient.config import GradientConfig
 from autointerp.explainers.gradient.discriminator import Discriminator, open_discriminator
-from autointerp.explainers.gradient.from_windows import same_words, token_items
+from autointerp.explainers.gradient.from_windows import form_totals, same_words, token_items
 from autointerp.explainers.gradient.templates import load_templates
 from autointerp.explainers.gradient.types import TokenItem, TokenLabel
 from autointerp.explainers.statistics import quote
@@ -70,17 +70,25 @@ class GradientExplainer:
             )
             labels = dict(zip(alive, found, strict=True))
         return [
-            self._row(record, items[i], labels[i]) if i in labels else _nothing(record)
+            self._row(record, items[i], labels[i], form_totals(record, context.tokens))
+            if i in labels
+            else _nothing(record)
             for i, record in enumerate(records)
         ]
 
-    def _row(self, record: LatentRecord, items: Sequence[TokenItem], label: TokenLabel) -> Explanation:
+    def _row(
+        self,
+        record: LatentRecord,
+        items: Sequence[TokenItem],
+        label: TokenLabel,
+        totals: Mapping[str, float],
+    ) -> Explanation:
         details = {
             key: value
             for key, value in label.as_json().items()
             if key not in ("label", "status", "reason") and value is not None
         }
-        words = self._words(items)
+        words = self._words(items, totals)
         if words is not None and (label.status != "ok" or words[0] == "word"):
             details["words"] = words[1]
             if words[0] == "word" or label.status != "ok":
@@ -97,9 +105,11 @@ class GradientExplainer:
             details=details,
         )
 
-    def _words(self, items: Sequence[TokenItem]) -> tuple[str, dict[str, Any], str] | None:
+    def _words(
+        self, items: Sequence[TokenItem], totals: Mapping[str, float]
+    ) -> tuple[str, dict[str, Any], str] | None:
         """The label that names the words themselves, if so few carry the latent that it is true."""
-        found = same_words(items, self.config.max_words) if self.config.max_words else None
+        found = same_words(items, self.config.max_words, totals) if self.config.max_words else None
         if found is None:
             return None
         words, precision, recall = found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 
@@ -75,9 +75,13 @@ def _kind(character: str) -> int:
     return 2 if character.isalpha() or character in "'’-" else 3
 
 
-def same_words(items: Sequence[TokenItem], most: int) -> tuple[list[str], float, float] | None:
+def same_words(
+    items: Sequence[TokenItem], most: int, totals_of: Mapping[str, float] | None = None
+) -> tuple[list[str], float, float] | None:
     """The few words, forms counted as one, that carry a feature: words, precision and recall by activation.
 
+    Each word is shown in the form with the largest total in `totals_of` (`form_totals`), where that knows one, as
+    the strongest windows begin sentences more often than others do; else in that of the largest summed activation.
     None if there is no active item. Precision is the share of the words' items that are active,
     recall their share of the summed activation.
     """
@@ -99,5 +103,15 @@ def same_words(items: Sequence[TokenItem], most: int) -> tuple[list[str], float,
     matching = [item for item in items if stem(item.token) in roots]
     precision = sum(item.activation > 0 for item in matching) / len(matching)
     recall = sum(totals[root] for root in roots) / whole
-    words = [max(shown[root], key=lambda form: shown[root][form]) for root in roots]
+    known = totals_of or {}
+    words = [max(shown[root], key=lambda form: (known.get(form, 0.0), shown[root][form])) for root in roots]
     return words, precision, recall
+
+
+def form_totals(record: LatentRecord, tokens: TokenTable) -> dict[str, float]:
+    """Summed activation, in all train documents, of each of the latent's top tokens; as text without blanks around it."""
+    totals: dict[str, float] = {}
+    for row in record.statistics.get("top_tokens") or []:
+        text = tokens.text([row["token"]]).strip()
+        totals[text] = totals.get(text, 0.0) + float(row["total"])
+    return totals

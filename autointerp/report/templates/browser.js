@@ -125,7 +125,8 @@
     };
     const MINUS = "−", DASH = "–";
     const plain = (x) => x.replace("-", MINUS);
-    const score = (x) => (x === null ? DASH : plain((Math.round(x * 1000) / 1000 || 0).toFixed(3)));
+    // Entries hold the digits that are shown: nothing is rounded here.
+    const score = (x) => (x === null ? DASH : plain((x || 0).toFixed(3)));
     const measure = (x) => {
       if (x === null) return DASH;
       const text = Number(x.toPrecision(3));
@@ -235,9 +236,13 @@
     }
   };
 
-  // What scrolls sideways can be scrolled with keys too.
+  // What scrolls sideways can be scrolled with keys too, and fades where more of it lies to the right.
+  const fade = (box) => {
+    box.classList.toggle("cut", box.scrollLeft + box.clientWidth < box.scrollWidth - 2);
+  };
   const scrollers = () => {
     for (const box of document.querySelectorAll(".scroll, figure.wide")) {
+      fade(box);
       if (box.scrollWidth > box.clientWidth) {
         box.tabIndex = 0;
         box.setAttribute("role", "region");
@@ -248,6 +253,9 @@
     }
   };
   scrollers();
+  document.addEventListener("scroll", ({ target }) => {
+    if (target.matches?.(".scroll, figure.wide")) fade(target);
+  }, { capture: true, passive: true });
   addEventListener("resize", scrollers);
 
   // --- other pages ---------------------------------------------------------------------------

@@ -92,3 +92,13 @@ def test_few_words_are_told_with_their_share() -> None:
     assert found[0] == ["is"]
     assert found[1:] == (1.0, pytest.approx(0.6))
     assert same_words([TokenItem(token="a", activation=0)], 3) is None
+
+
+def test_the_form_shown_is_the_commonest_of_the_corpus() -> None:
+    items = [TokenItem(token=t, activation=a) for t, a in [("Because", 7), ("because", 6)]]
+    assert same_words(items, 1) == (["Because"], 1.0, 1.0)
+    assert same_words(items, 1, {"because": 4958.0, "Because": 779.0, "since": 9000.0}) == (
+        ["because"],
+        1.0,
+        1.0,
+    )
