@@ -96,10 +96,10 @@ def test_the_summary_is_the_mean_of_the_scores(finished):
     control = frame[frame.control == "shuffled"].value
     real = rows[None]
     assert real.mean == 1.0
-    assert (real.low, real.high) == (1.0, 1.0)
+    assert (real.low, real.high) == (None, None)  # of four latents, too few for an interval
     assert real.control_mean == pytest.approx(control.mean())
     assert real.difference == pytest.approx(1 - control.mean())
-    assert real.control_low <= control.mean() <= real.control_high < 1.0
+    assert (real.control_low, real.control_high) == (None, None)
     assert real.latent_coverage == real.item_coverage == 1.0
 
 

@@ -47,7 +47,7 @@ def summary(
 
 @app.command()
 def reference(
-    what: Annotated[str, typer.Argument(help="`artifacts` or `configuration`.")],
+    what: Annotated[str, typer.Argument(help="`artifacts`, `configuration` or `options`.")],
 ) -> None:
     """Print a reference page of the documentation, in Markdown, generated from the code."""
     from autointerp.errors import unknown_name
