@@ -120,7 +120,7 @@ def explain(
 
     def one_shard(progress: ShardProgress, path: Path, ids: Sequence[int]) -> None:
         progress.start()
-        write_parts({"explanations": path}, ids, at_once, compute)
+        write_parts({"explanations": path}, ids, at_once, compute, progress.part)
         progress.finish()
 
     with ShardProgress(f"explain/{instance.name}", shards, model, judge) as progress:

@@ -147,7 +147,7 @@ class ShardProgress:
     def __init__(self, what: str, shards: Sequence[Sequence[int]], *models: StoredModel | None) -> None:
         self.models = list(dict.fromkeys(model for model in models if model is not None))
         self._sizes = [len(shard) for shard in shards]
-        self._finished = self._begun = self._asked = 0
+        self._finished = self._begun = self._asked = self._in_parts = 0
         unit = "requests" if self.models else "latents"
         self.tracker = Tracker(what, None if self.models else sum(self._sizes), unit)
 
@@ -170,10 +170,18 @@ class ShardProgress:
     def finish(self, *, found_done: bool = False) -> None:
         """The next shard is finished, or was found finished."""
         size = self._sizes[self._finished]
+        told = min(size, self._in_parts)
         self._finished += 1
+        self._in_parts -= told
         self._begun -= 0 if found_done else 1
         if not self.models:
-            (self.tracker.skip if found_done else self.tracker.advance)(size)
+            (self.tracker.skip if found_done else self.tracker.advance)(size - told)
+
+    def part(self, n_latents: int, found_done: bool) -> None:
+        """So many latents of the shard that is being worked on are finished, or were found finished."""
+        if not self.models:
+            self._in_parts += n_latents
+            (self.tracker.skip if found_done else self.tracker.advance)(n_latents)
 
     def _on_reply(self, _: ModelStats) -> None:
         every = [model.stats for model in self.models]

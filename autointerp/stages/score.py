@@ -118,7 +118,7 @@ def score(
 
     def one_shard(progress: ShardProgress, paths: dict[str, Path], ids: Sequence[int]) -> None:
         progress.start()
-        write_parts(paths, ids, at_once, compute)
+        write_parts(paths, ids, at_once, compute, progress.part)
         progress.finish()
 
     part = f"{instance.name}/{explainer}"

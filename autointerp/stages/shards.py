@@ -61,17 +61,19 @@ def write_parts(
     latents: Sequence[int],
     at_once: int | None,
     compute: Callable[[Sequence[int]], Tables],
+    on_part: Callable[[int, bool], None] = lambda n, found: None,
 ) -> None:
     """Compute and write one shard of each dataset in `paths`, the last of which marks all as whole.
 
     With `at_once` the tables of so many latents at a time are kept under hidden names beside the shard until it
     is whole, so that a killed process loses no more than that. The shard's bytes are the same either way.
+    `on_part` is told of each such part how many latents it has, and whether it was found there.
     """
     if at_once is None or len(latents) <= at_once:
         tables = compute(latents)
     else:
         parts = [
-            _kept(paths, start, latents[start : start + at_once], compute)
+            _kept(paths, start, latents[start : start + at_once], compute, on_part)
             for start in range(0, len(latents), at_once)
         ]
         tables = {name: pa.concat_tables([part[name] for part in parts]).combine_chunks() for name in paths}
@@ -88,15 +90,22 @@ def remove_parts(run: RunDirectory, *folders: str) -> None:
 
 
 def _kept(
-    paths: dict[str, Path], start: int, latents: Sequence[int], compute: Callable[[Sequence[int]], Tables]
+    paths: dict[str, Path],
+    start: int,
+    latents: Sequence[int],
+    compute: Callable[[Sequence[int]], Tables],
+    on_part: Callable[[int, bool], None],
 ) -> Tables:
     places = {name: path.with_name(f".{path.stem}.from-{start:05d}.parquet") for name, path in paths.items()}
     if list(places.values())[-1].exists():
         with suppress(CorruptArtifactError):  # computed anew
-            return {name: read_shard(place, DATASETS[name]) for name, place in places.items()}
+            tables = {name: read_shard(place, DATASETS[name]) for name, place in places.items()}
+            on_part(len(latents), True)
+            return tables
     tables = compute(latents)
     for name, place in places.items():
         write_shard(place, tables[name], DATASETS[name])
+    on_part(len(latents), False)
     return tables
 
 

@@ -42,6 +42,20 @@ def test_a_step_that_asks_no_model_counts_latents() -> None:
         assert progress.tracker.line().startswith("explain/statistics: 3 of 3 latents (100%)")
 
 
+def test_parts_of_a_shard_count_as_they_are_finished() -> None:
+    with ShardProgress("explain/gradient", [range(20), range(5)]) as progress:
+        progress.start()
+        progress.part(8, True)
+        progress.part(8, False)
+        assert progress.tracker.line().startswith("explain/gradient: 16 of 25 latents (64%)")
+        progress.part(4, False)
+        progress.finish()
+        assert progress.tracker.done == 20
+        progress.start()
+        progress.finish()
+        assert progress.tracker.done == 25
+
+
 def test_slow_work_shows_seconds_for_one(monkeypatch: pytest.MonkeyPatch) -> None:
     now = 1000.0
     monkeypatch.setattr(time, "monotonic", lambda: now)

@@ -109,7 +109,9 @@ def test_two_datasets_are_kept_together(tmp_path: Path) -> None:
     first, second, _ = sorted(paths["scores"].parent.glob(".part-*"))
     first.write_bytes(b"damaged")
     second.unlink()
-    write_parts(paths, range(10), 2, compute)
+    told: list[tuple[int, bool]] = []
+    write_parts(paths, range(10), 2, compute, lambda n, found: told.append((n, found)))
+    assert told == [(2, False), (2, False), (2, True), (2, False), (2, False)]
     assert computed[4:] == [[0, 1], [2, 3], [6, 7], [8, 9]]
     for name, path in paths.items():
         table = run.dataset(name, "s", "e").read()
