@@ -1,7 +1,7 @@
 """Does the published loss prefer the right label at all? Hard labels under it, without any search.
 
     python benchmarks/gradient_paper_loss.py [--features NAME ...] [--weights 0 0.05 0.2] [--others 700]
-    python benchmarks/gradient_paper_loss.py --model qwen --others 12 --words 12 --also meat
+    python benchmarks/gradient_paper_loss.py --model qwen --others 4 --reference 4 --words 8 --also meat
 
 For each set of benchmarks/concepts/paper/, with SmolLM2-135M and the likelihood readout, or with the 1.5B model of
 gradient_paper.py asked yes or no: the prediction loss of single words as labels (both classes weighing the same) plus
@@ -32,6 +32,7 @@ def main() -> None:
     parser.add_argument("--features", nargs="+", default=list(SETTINGS))
     parser.add_argument("--weights", type=float, nargs="+", default=[0.0, 0.05, 0.2])
     parser.add_argument("--others", type=int, default=700)
+    parser.add_argument("--reference", type=int, help="reference labels tried; by default all")
     parser.add_argument("--also", nargs="+", default=[], metavar="WORD", help="more words to try as labels")
     parser.add_argument("--words", type=int, help="tokens of each class; by default all")
     parser.add_argument("--model", default="smollm2", choices=("smollm2", "qwen"))
@@ -51,7 +52,9 @@ def main() -> None:
     for concept in load("paper", options.features):
         words = some_of(gather(concept.items()), options.words, rng)
         right = [label for label in (*asked.labels, *options.also) if same(label, concept.labels)]
-        labels = list(dict.fromkeys([*right, *options.also, *asked.templates.reference, *drawn]))
+        labels = list(
+            dict.fromkeys([*right, *options.also, *asked.templates.reference[: options.reference], *drawn])
+        )
         odds = asked.odds(labels, words.words) if yes_no else asked.backward("category", labels, words.words)
         high, low = odds[:, words.positive], odds[:, ~words.positive]
         prediction = (np.logaddexp(0, -high).mean(1) + np.logaddexp(0, low).mean(1)) / 2
