@@ -11,7 +11,7 @@ from pydantic import ValidationError
 from autointerp.config.section import Section, section_of
 from autointerp.errors import nearest
 
-_LISTS = {"explainers": "explain.explainers", "scorers": "score.scorers"}
+LISTS = {"explainers": "explain.explainers", "scorers": "score.scorers"}
 """Tables of options, and where the names that are to run are listed."""
 
 
@@ -34,7 +34,7 @@ def explain(cls: type[Section], error: ValidationError, where: str) -> str:
     location = _field_location(cls, location)
     shown = repr(seen) if not isinstance(seen, dict) else "a table"
     key = _dotted(where, location)
-    hint = f" (the list of names is {_LISTS[key]})" if key in _LISTS else ""
+    hint = f" (the list of names is {LISTS[key]})" if key in LISTS else ""
     return f"{key}: seen {shown}{hint}; {_accepted(cls, location)}"
 
 

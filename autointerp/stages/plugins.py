@@ -15,6 +15,7 @@ from autointerp import scorers as scorer_room
 from autointerp import storage
 from autointerp.artifacts import RunDirectory
 from autointerp.config import Latents, RunConfig, parse_table
+from autointerp.config.mistakes import LISTS
 from autointerp.errors import UserError, unknown_name
 from autointerp.explainers.base import EXPLAINERS, Explainer, get_explainer, judge_needs, subject_needed
 from autointerp.llm import registry
@@ -36,7 +37,6 @@ NO_EXPLAINER = "none"
 """Stands for the explainer, and as id of the explanation, in rows of scorers that need none."""
 ABLE_PARAMETERS = 700_000_000
 """Judges with fewer parameters answer questions at chance (SmolLM2-135M does; a 1.5B model does not)."""
-_LISTS = {"explainers": "explain.explainers", "scorers": "score.scorers"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -294,13 +294,13 @@ def warn_of_small_judge(config: RunConfig) -> None:
 def _check_names(section: str, names: list[str]) -> None:
     """Names become folders: letters, digits, - and _; none twice."""
     if len(set(names)) != len(names):
-        raise UserError(f"{_LISTS[section]}: a name is listed twice: {names}")
+        raise UserError(f"{LISTS[section]}: a name is listed twice: {names}")
     for name in names:
         if not name.replace("-", "").replace("_", "").isalnum():
-            raise UserError(f"{_LISTS[section]}: seen {name!r}; accepted: letters, digits, - and _")
+            raise UserError(f"{LISTS[section]}: seen {name!r}; accepted: letters, digits, - and _")
         if section == "explainers" and name == NO_EXPLAINER:
             raise UserError(
-                f"{_LISTS[section]}: seen {name!r}, the name of scores that need no explanation; "
+                f"{LISTS[section]}: seen {name!r}, the name of scores that need no explanation; "
                 "accepted: any other name"
             )
 
@@ -311,10 +311,10 @@ def _check_used(section: str, tables: Mapping[str, Any], names: list[str], known
         if name in names:
             continue
         if name in known or table.get(section.removesuffix("s")) in known:
-            log.info("not used: [%s.%s], which %s does not name", section, name, _LISTS[section])
+            log.info("not used: [%s.%s], which %s does not name", section, name, LISTS[section])
         else:
             raise unknown_name(
-                f"[{section}.{name}]: a section that {_LISTS[section]} does not name", name, names
+                f"[{section}.{name}]: a section that {LISTS[section]} does not name", name, names
             )
 
 
@@ -343,7 +343,7 @@ def _naming(where: str) -> Iterator[None]:
 
 
 def _where(section: str, name: str, tables: Mapping[str, Any]) -> str:
-    return f"{section}.{name}" if name in tables else _LISTS[section]
+    return f"{section}.{name}" if name in tables else LISTS[section]
 
 
 def _identity(kind: str, version: int, options: dict[str, Any], prompts: Mapping[str, str]) -> dict[str, Any]:
